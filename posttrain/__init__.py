@@ -1,0 +1,38 @@
+"""posttrain: six published post-training methods over one shared core.
+
+Names are imported on first use, so ``import posttrain`` stays cheap: the trainers pull in torch and transformers
+only when a trainer is asked for.
+"""
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+_EXPORTS = {
+    "Example": "posttrain.types",
+    "Rollout": "posttrain.types",
+    "RolloutGroup": "posttrain.types",
+    "RolloutRequest": "posttrain.types",
+    "Sampling": "posttrain.types",
+    "TrainingSample": "posttrain.types",
+    "Job": "posttrain.job",
+    "load_job": "posttrain.job",
+    "MathAnswerReward": "posttrain.rewards.math_answer",
+    "GRPOConfig": "posttrain.trainers.grpo_config",
+    "GRPOTrainer": "posttrain.trainers.grpo",
+    "OREALConfig": "posttrain.trainers.oreal_config",
+    "OREALTrainer": "posttrain.trainers.oreal",
+}
+
+__all__ = ["__version__", *_EXPORTS]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _EXPORTS:
+        raise AttributeError(f"module 'posttrain' has no attribute {name!r}")
+    return getattr(importlib.import_module(_EXPORTS[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,1 @@
+"""The ``posttrain`` command: one small file per sub-command."""

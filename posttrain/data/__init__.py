@@ -1,0 +1,1 @@
+"""Rows to examples, examples to token ids, and the order in which they are seen."""

@@ -1,0 +1,1 @@
+"""Evaluation with the same tasks and engines as training."""

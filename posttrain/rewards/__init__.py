@@ -1,0 +1,1 @@
+"""Rewards: how good is a completion? One protocol, composed in YAML."""

@@ -1,0 +1,1 @@
+"""Rollout engines: requests in, rollouts out in the order they finish."""

@@ -1,0 +1,41 @@
+"""The rollout engine protocol: token ids in, token ids and behaviour log-probs out, as they finish."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from posttrain.types import Rollout, RolloutRequest
+
+if TYPE_CHECKING:
+    import torch
+
+
+class RolloutEngine(Protocol):
+    """Draws rollouts from the policy whose weights it was last given.
+
+    ``submit`` may be called at any time, also while ``finished`` is being consumed; ``finished`` ends when nothing
+    that was submitted is outstanding.
+    """
+
+    policy_version: int
+
+    def submit(self, requests: Sequence[RolloutRequest]) -> None: ...
+
+    def finished(self) -> Iterator[Rollout]: ...
+
+    def generate(self, requests: Sequence[RolloutRequest]) -> list[Rollout]:
+        """All rollouts of ``requests``, ordered by request and rollout index."""
+        ...
+
+    def update_weights(self, buckets: Iterable[Sequence[tuple[str, "torch.Tensor"]]], version: int) -> None:
+        """Load a whole policy, a bucket of (trainer's parameter name, full tensor) at a time."""
+        ...
+
+    def fingerprint(self) -> Mapping[str, float]:
+        """Read back from the weights in use: one float64 number per tensor, keyed by the trainer's name(s)."""
+        ...
+
+    def sleep(self) -> None: ...
+
+    def wake(self) -> None: ...
+
+    def close(self) -> None: ...

@@ -1,0 +1,1 @@
+"""One file per method, each overriding only what its paper changes."""

@@ -1,0 +1,36 @@
+"""Settings of GRPO and its published variants."""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from posttrain.trainers.policy_config import PolicyTrainerConfig
+
+
+class GRPOConfig(PolicyTrainerConfig):
+    """Defaults are TRL 1.16's: loss ``dapo``, no KL term, advantages scaled by the group's standard deviation.
+
+    Sources of the options: grpo 2402.03300, dapo 2503.14476, dr_grpo 2503.20783, bnpo as TRL names it,
+    dual clip 1912.09729.
+    """
+
+    loss: Literal["grpo", "bnpo", "dr_grpo", "dapo"] = "dapo"
+    clip_low: float = Field(default=0.2, ge=0)
+    clip_high: float = Field(default=0.2, ge=0)
+    dual_clip: float | None = Field(default=None, gt=1)
+    advantage_scale: Literal["group", "batch", "none"] = "group"
+    kl_coef: float = Field(default=0.0, ge=0)
+    kl_estimator: Literal["k1", "k2", "k3"] = "k3"
+    reference_model: str | None = Field(default=None, description="null: the policy as it is when training starts")
+    entropy_coef: float = 0.0
+    dynamic_sampling: bool = Field(default=False, description="replace groups without spread by new prompts (DAPO)")
+    max_resampling_rounds: int = Field(default=4, ge=1)
+    importance_correction: Literal["none", "token_truncate", "token_mask", "sequence_truncate", "sequence_mask"] = "none"
+    importance_cap: float = Field(default=3.0, gt=0)
+    mask_truncated: bool = Field(default=False, description="truncated completions contribute no gradient")
+
+    @model_validator(mode="after")
+    def _needs_a_group(self) -> "GRPOConfig":
+        if self.rollouts_per_prompt < 2:
+            raise ValueError("rollouts_per_prompt must be at least 2: GRPO compares the rollouts of a group")
+        return self

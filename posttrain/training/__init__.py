@@ -1,0 +1,1 @@
+"""The update: packing, backward passes, checkpoints and the run's log."""
