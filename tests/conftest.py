@@ -1,0 +1,37 @@
+"""What every test shares: one thread, no network, a tiny model."""
+
+import os
+
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_DATASETS_OFFLINE"] = "1"
+os.environ["DS_ACCELERATOR"] = "cpu"
+os.environ["DS_LOG_LEVEL"] = "error"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"
+
+from pathlib import Path
+
+import pytest
+
+from posttrain.data.tiny_model import TinyModelConfig, create_tiny_model
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Results must not depend on how many cores a machine has."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def tiny_model_config() -> TinyModelConfig:
+    """The config of ``tiny_model_folder``: about 0.1 million parameters, one token for each byte."""
+    return TinyModelConfig(hidden_size=64, intermediate_size=128, layers=2, max_length=256)
+
+
+@pytest.fixture(scope="session")
+def tiny_model_folder(tmp_path_factory: pytest.TempPathFactory, tiny_model_config: TinyModelConfig) -> Path:
+    """A tiny Qwen2 folder; tests read it and never write into it."""
+    return create_tiny_model(tmp_path_factory.mktemp("tiny_model"), tiny_model_config)
