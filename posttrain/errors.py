@@ -31,3 +31,7 @@ class CheckpointError(UserError):
 
 class TrainingDiverged(UserError):
     """Loss or gradient was not finite for too many steps in a row."""
+
+
+class Interrupted(Exception):
+    """The run was asked to stop (SIGTERM), and stopped after saving. The command line exits with status 75."""

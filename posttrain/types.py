@@ -55,7 +55,8 @@ class Example:
 @dataclass(slots=True)
 class RolloutRequest:
     """``n`` rollouts of one prompt. Rollout ``i`` is drawn with a seed derived from ``(seed, i)`` alone, so it does
-    not depend on what else is in the batch and can be resubmitted by itself."""
+    not depend on what else is in the batch and can be resubmitted by itself. Requests of one ``group`` (a number within
+    the step) make one ``RolloutGroup``."""
 
     id: str
     example: Example
@@ -65,6 +66,7 @@ class RolloutRequest:
     n: int = 1
     prefix_ids: list[int] = field(default_factory=list)
     role: str = "policy"
+    group: int = 0
 
 
 @dataclass(slots=True)

@@ -25,7 +25,9 @@ class GRPOConfig(PolicyTrainerConfig):
     entropy_coef: float = 0.0
     dynamic_sampling: bool = Field(default=False, description="replace groups without spread by new prompts (DAPO)")
     max_resampling_rounds: int = Field(default=4, ge=1)
-    importance_correction: Literal["none", "token_truncate", "token_mask", "sequence_truncate", "sequence_mask"] = "none"
+    importance_correction: Literal["none", "token_truncate", "token_mask", "sequence_truncate", "sequence_mask"] = (
+        "none"
+    )
     importance_cap: float = Field(default=3.0, gt=0)
     mask_truncated: bool = Field(default=False, description="truncated completions contribute no gradient")
 

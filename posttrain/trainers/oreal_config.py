@@ -72,5 +72,7 @@ class OREALConfig(PolicyTrainerConfig):
     @model_validator(mode="after")
     def _needs_a_group(self) -> "OREALConfig":
         if self.rollouts_per_prompt < 2:
-            raise ValueError("rollouts_per_prompt must be at least 2: OREAL compares right and wrong rollouts of a group")
+            raise ValueError(
+                "rollouts_per_prompt must be at least 2: OREAL compares right and wrong rollouts of a group"
+            )
         return self

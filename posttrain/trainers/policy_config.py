@@ -14,7 +14,9 @@ class PolicyTrainerConfig(Config):
     steps: int = Field(default=100, ge=1, description="collect-and-update steps")
     prompts_per_step: int = Field(default=64, ge=1, description="prompts sampled in a step, over all ranks")
     rollouts_per_prompt: int = Field(default=8, ge=1, description="rollouts of one prompt: the group size")
-    tokens_per_micro_batch: int = Field(default=8192, ge=16, description="tokens packed into one forward pass, per rank")
+    tokens_per_micro_batch: int = Field(
+        default=8192, ge=16, description="tokens packed into one forward pass, per rank"
+    )
     updates_per_step: int = Field(default=1, ge=1, description="optimizer updates on one collected batch")
     sampling: Sampling = Field(default_factory=Sampling)
     max_prompt_tokens: int | None = Field(default=None, ge=1, description="null: what the model's context leaves")

@@ -1,0 +1,63 @@
+"""Gathering a step's rollouts: while the engine still generates, finished groups are scored on another thread."""
+
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+from posttrain.rewards.checked import score_checked
+from posttrain.rewards.reward import Reward, RewardInput, RewardOutput
+from posttrain.rollout.engine import RolloutEngine
+from posttrain.types import Rollout, RolloutGroup, RolloutRequest
+
+
+@dataclass(slots=True)
+class CollectionTimes:
+    """Seconds until the engine was done, and seconds that scoring took beyond that."""
+
+    generate: float
+    score: float
+
+
+def collect_groups(
+    engine: RolloutEngine, requests: Sequence[RolloutRequest], reward: Reward
+) -> tuple[list[RolloutGroup], CollectionTimes]:
+    """Sample ``requests`` and score them, one whole group a call: the groups in order of their number."""
+    by_id = {request.id: request for request in requests}
+    expected: dict[int, int] = {}
+    for request in requests:
+        expected[request.group] = expected.get(request.group, 0) + request.n
+    groups: dict[int, RolloutGroup] = {request.group: RolloutGroup(request.example, []) for request in requests}
+    scores: dict[int, Future[list[RewardOutput]]] = {}
+    started = time.perf_counter()
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="reward") as executor:
+        engine.submit(requests)
+        for rollout in engine.finished():
+            number = by_id[rollout.request_id].group
+            group = groups[number]
+            group.rollouts.append(rollout)
+            if len(group.rollouts) == expected[number]:
+                group.rollouts.sort(key=lambda r: (r.request_id, r.index))
+                scores[number] = executor.submit(score_checked, reward, reward_inputs(group))
+        generated = time.perf_counter()
+        for number, future in scores.items():
+            record_scores(groups[number].rollouts, future.result())
+    times = CollectionTimes(generated - started, time.perf_counter() - generated)
+    return [groups[number] for number in sorted(groups)], times
+
+
+def reward_inputs(group: RolloutGroup) -> list[RewardInput]:
+    """What a reward sees of a group."""
+    return [
+        RewardInput(group.example, rollout.text, rollout.completion_ids, rollout.finish_reason)
+        for rollout in group.rollouts
+    ]
+
+
+def record_scores(rollouts: Sequence[Rollout], outputs: Sequence[RewardOutput]) -> None:
+    """Write the reward's verdicts into the rollouts."""
+    for rollout, output in zip(rollouts, outputs, strict=True):
+        rollout.reward = output.score
+        rollout.reward_parts = output.parts
+        rollout.error = output.error
+        rollout.error_message = output.message

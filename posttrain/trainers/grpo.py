@@ -1,0 +1,128 @@
+"""GRPO and its published variants: every rollout is weighed against the others of its group."""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from posttrain.objectives.advantages import batch_normalised, centre, group_normalised
+from posttrain.objectives.divergences import kl_estimate
+from posttrain.objectives.policy_losses import clipped_policy_loss, importance_weights, sample_scales
+from posttrain.trainers.credit import scored, training_sample
+from posttrain.trainers.grpo_config import GRPOConfig
+from posttrain.trainers.policy_trainer import PolicyTrainer
+from posttrain.training.model import PolicyModel
+from posttrain.training.packing import MicroBatch
+from posttrain.training.update import LossOutput
+from posttrain.types import Example, RolloutGroup, TrainingSample
+
+AGGREGATIONS = {"grpo": "sequence", "bnpo": "token", "dapo": "token", "dr_grpo": "constant_length"}
+
+
+class GRPOTrainer(PolicyTrainer):
+    """Group relative policy optimization (arXiv 2402.03300, eq. 3), with the loss aggregations of DAPO (2503.14476)
+    and Dr. GRPO (2503.20783).
+
+    A_i = (r_i - mean_j r_j) / (std_j r_j + 1e-4),  ratio_t = exp(log p_t - log p_old,t)
+    loss = - sum_t scale_t * min(ratio_t A, clip(ratio_t, 1 - clip_low, 1 + clip_high) A) + kl_coef * KL - entropy_coef * H
+    """
+
+    method: ClassVar[str] = "grpo"
+    config_class = GRPOConfig
+    config: GRPOConfig
+
+    def collect(self, examples: Sequence[Example]) -> list[RolloutGroup]:
+        """Under ``dynamic_sampling``, groups without spread are replaced by groups of new prompts (2503.14476, eq. 11)."""
+        groups = super().collect(examples)
+        if not self.config.dynamic_sampling:
+            return groups
+        kept = [group for group in groups if _has_spread(group)]
+        for _ in range(self.config.max_resampling_rounds):
+            missing = len(examples) - len(kept)
+            if missing == 0:
+                break
+            fresh = super().collect(self.sampler.next(missing))
+            kept += [group for group in fresh if _has_spread(group)]
+        return kept or groups
+
+    def assign_credit(self, groups: Sequence[RolloutGroup]) -> list[TrainingSample]:
+        """Every judged rollout carries its advantage on all the tokens it sampled."""
+        judged = [scored(group) for group in groups]
+        rewards = [torch.tensor([r.reward for r in rollouts], dtype=torch.float64) for rollouts in judged]
+        match self.config.advantage_scale:
+            case "group":
+                advantages = [group_normalised(values) for values in rewards]
+            case "batch":
+                advantages = batch_normalised(rewards)
+            case "none":
+                advantages = [centre(values) for values in rewards]
+        return [
+            training_sample(rollout, float(advantage))
+            for rollouts, values in zip(judged, advantages, strict=True)
+            for rollout, advantage in zip(rollouts, values, strict=True)
+            if not (self.config.mask_truncated and rollout.finish_reason == "length")
+        ]
+
+    def prepare(self, batch: MicroBatch) -> None:
+        """Replace the engine's log-probs by the trainer's where they are not the old policy's exactly, and fold the
+        correction for the difference into the token weights."""
+        super().prepare(batch)
+        if self.behaviour_is_exact:
+            return
+        with torch.no_grad():
+            old = self.update.model(batch)[0]
+        if self.config.importance_correction != "none":
+            batch.weights = batch.weights * importance_weights(
+                old,
+                batch.behaviour_logprobs,
+                batch.sample_index,
+                self.config.importance_correction,
+                self.config.importance_cap,
+            )
+        batch.behaviour_logprobs = old
+
+    @property
+    def behaviour_is_exact(self) -> bool:
+        """Whether the old policy's log-probs are known without a forward pass: with one update per batch the ratio is
+        1 whatever they are, and a float32 engine that samples the full distribution reports them to rounding."""
+        if self.config.importance_correction != "none":
+            return False
+        sampling = self.config.sampling
+        full = sampling.top_p == 1.0 and sampling.top_k == 0 and sampling.temperature > 0
+        return self.config.updates_per_step == 1 or (full and self.model_config.dtype == "float32")
+
+    def loss(self, logprobs: Tensor, entropy: Tensor, batch: MicroBatch) -> LossOutput:
+        """The clipped objective above."""
+        config = self.config
+        old = logprobs.detach() if config.updates_per_step == 1 else batch.behaviour_logprobs
+        losses, clipped = clipped_policy_loss(
+            logprobs, old, batch.weights, config.clip_low, config.clip_high, config.dual_clip
+        )
+        scales = sample_scales(
+            batch.trained_lengths,
+            AGGREGATIONS[config.loss],
+            total_rollouts=self.counts.total.rollouts,
+            total_tokens=self.counts.total.tokens,
+            max_completion_tokens=config.sampling.max_completion_tokens,
+        )[batch.sample_index]
+        metrics = {"policy/clip_fraction": clipped.sum() / max(1, self.counts.total.tokens)}
+        if batch.reference_logprobs is not None:
+            kl = kl_estimate(logprobs, batch.reference_logprobs, config.kl_estimator)
+            losses = losses + config.kl_coef * kl
+            metrics["policy/kl"] = kl.detach().sum() / max(1, self.counts.total.tokens)
+        if config.entropy_coef:
+            losses = losses - config.entropy_coef * entropy
+        return LossOutput((losses * scales).sum(), metrics)
+
+    def reference_model(self) -> PolicyModel | None:
+        """The initial policy, or ``reference_model``, where there is a KL term."""
+        return self.frozen(self.config.reference_model or self.model_path) if self.config.kl_coef else None
+
+    def has_gradient(self, sample: TrainingSample) -> bool:
+        """An entropy bonus acts on every token."""
+        return bool(self.config.entropy_coef) or super().has_gradient(sample)
+
+
+def _has_spread(group: RolloutGroup) -> bool:
+    return len({rollout.reward for rollout in scored(group)}) > 1

@@ -1,0 +1,180 @@
+"""Around the steps: evaluation, log, checkpoints, resume, SIGTERM, and what a person sees."""
+
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from posttrain.errors import Interrupted
+from posttrain.report.page import write_report
+from posttrain.report.terminal import TrainingDisplay
+from posttrain.training.checkpoint import CheckpointStore
+from posttrain.training.run_log import RunLog, rollout_records
+
+if TYPE_CHECKING:
+    from posttrain.trainers.policy_trainer import PolicyTrainer
+
+
+@dataclass(slots=True)
+class TrainingSummary:
+    """What a finished run leaves: first and last evaluation, and where things are."""
+
+    steps: int
+    seconds: float
+    model_folder: Path
+    report: Path
+    first: dict[str, float] = field(default_factory=dict)
+    last: dict[str, float] = field(default_factory=dict)
+
+
+class StopRequest:
+    """Set by SIGTERM; looked at between steps, so that a step is never cut in half."""
+
+    def __init__(self) -> None:
+        self.received = False
+
+    def __call__(self, _signal: int, _frame: Any) -> None:
+        self.received = True
+
+
+@contextmanager
+def stop_on_sigterm() -> Iterator[StopRequest]:
+    """Turn SIGTERM into a request to stop after the current step, while the block runs."""
+    request = StopRequest()
+    previous = signal.signal(signal.SIGTERM, request)
+    try:
+        yield request
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def run_training(trainer: "PolicyTrainer", resume: str | None) -> TrainingSummary:
+    """Run ``trainer`` to its last step.
+
+    Raises:
+        Interrupted: SIGTERM arrived; the run was saved and ``--resume auto`` continues it.
+    """
+    session = Session(trainer)
+    session.resume(resume)
+    try:
+        with stop_on_sigterm() as stop, session.display:
+            session.start()
+            while trainer.step < trainer.config.steps:
+                session.run_step()
+                if session.any_rank(stop.received):
+                    session.save()
+                    raise Interrupted(f"SIGTERM: stopped and saved after step {trainer.step}; go on with --resume auto")
+            return session.finish()
+    finally:
+        session.close()
+
+
+class Session:
+    """One process's run of a trainer: the side effects between steps."""
+
+    def __init__(self, trainer: "PolicyTrainer") -> None:
+        self.trainer = trainer
+        self.accelerator = trainer.accelerator
+        self.folder = Path(trainer.run.folder)
+        self.is_main = self.accelerator.is_main_process
+        self.store = CheckpointStore(self.folder, keep=trainer.config.keep_checkpoints)
+        self.display = TrainingDisplay(trainer.config.steps, trainer.method, enabled=self.is_main)
+        self.log: RunLog | None = None
+        self.started = time.perf_counter()
+        self.saved_step = -1
+        self.first: dict[str, float] = {}
+        self.last: dict[str, float] = {}
+
+    def resume(self, resume: str | None) -> None:
+        """Restore the newest valid checkpoint if asked to, open the log, and give the engine the policy's weights."""
+        checkpoint = self.store.resolve(resume, on_refused=self.display.warn) if resume else None
+        if checkpoint is not None:
+            self.accelerator.load_state(str(checkpoint))
+            state = torch.load(checkpoint / "trainer.pt", weights_only=True)
+            self.trainer.load_state_dict(state["trainer"])
+            self.first, self.last = state["first"], state["last"]
+            self.saved_step = self.trainer.step
+            self.display.note(f"resumed from {checkpoint.name}")
+        if self.is_main:
+            self.log = RunLog(self.folder, resume_step=self.trainer.step if checkpoint is not None else None)
+            self.log.write_environment()
+        if self.trainer.run.trackers:
+            self.accelerator.init_trackers("posttrain")
+        self.trainer.sync()
+
+    def start(self) -> None:
+        """Evaluate the policy before its first step."""
+        if self.trainer.step == 0:
+            self.first = self.last = self.trainer.evaluate()
+            self.record(0, dict(self.first))
+
+    def run_step(self) -> None:
+        """One training step with its log, evaluation and checkpoint."""
+        started = time.perf_counter()
+        metrics, groups, samples = self.trainer.train_step()
+        metrics["time/step"] = time.perf_counter() - started
+        config, step = self.trainer.config, self.trainer.step
+        if step == config.steps or (config.eval_every and step % config.eval_every == 0):
+            self.last = self.trainer.evaluate()
+            metrics |= self.last
+        if self.log is not None and config.log_rollouts_every and step % config.log_rollouts_every == 0:
+            self.log.log_rollouts(step, rollout_records(step, groups, samples, self.trainer.tokenizer))
+        self.record(step, metrics)
+        if config.save_every and step % config.save_every == 0:
+            self.save()
+
+    def record(self, step: int, metrics: dict[str, float]) -> None:
+        """Write one line of metrics, to the log, the trackers and the terminal."""
+        if self.log is not None:
+            self.log.log_metrics(step, metrics)
+        if self.trainer.run.trackers:
+            self.accelerator.log(metrics, step=step)
+        self.display.update(step, metrics)
+
+    def save(self) -> None:
+        """Write a checkpoint of everything, unless this step has one."""
+        if self.saved_step == self.trainer.step:
+            return
+        state = {"trainer": self.trainer.state_dict(), "first": self.first, "last": self.last}
+
+        def write(folder: Path) -> None:
+            self.accelerator.save_state(str(folder))
+            if self.is_main:
+                torch.save(state, folder / "trainer.pt")
+
+        self.store.save(self.trainer.step, write, is_main=self.is_main, barrier=self.accelerator.wait_for_everyone)
+        self.saved_step = self.trainer.step
+
+    def finish(self) -> TrainingSummary:
+        """Last checkpoint, the model, the run page."""
+        self.save()
+        model_folder = self.folder / "model"
+        self.trainer.save_model(model_folder)
+        report = self.folder / "report.html"
+        if self.is_main:
+            report = write_report(self.folder)
+        summary = TrainingSummary(
+            self.trainer.step, time.perf_counter() - self.started, model_folder, report, self.first, self.last
+        )
+        self.display.summary(summary)
+        return summary
+
+    def any_rank(self, flag: bool) -> bool:
+        """Whether ``flag`` is set on any rank: all ranks stop together."""
+        if self.accelerator.num_processes == 1:
+            return flag
+        total = self.accelerator.reduce(torch.tensor(float(flag), device=self.accelerator.device), reduction="sum")
+        return bool(total > 0)
+
+    def close(self) -> None:
+        """Flush the log and the trackers, end the engine."""
+        if self.log is not None:
+            self.log.close()
+        if self.trainer.run.trackers:
+            self.accelerator.end_training()
+        self.trainer.close()

@@ -1,0 +1,339 @@
+"""The loop that every method shares: sample from the policy, score, assign credit, update, hand the weights back.
+
+::
+
+    sampler -Examples-> plan -RolloutRequests-> engine -Rollouts-> reward -RolloutGroups-> assign_credit
+            -TrainingSamples-> pack -micro-batches-> update -weights-> engine
+
+A method is a subclass that overrides only what its paper changes.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from posttrain.data.chat import PromptEncoder
+from posttrain.data.sampler import ExampleSampler
+from posttrain.errors import TrainingDiverged
+from posttrain.evaluation.evaluator import evaluate
+from posttrain.rewards.checked import ErrorBudget
+from posttrain.rewards.reward import Reward
+from posttrain.rollout.config import TransformersEngineConfig
+from posttrain.rollout.engine import RolloutEngine
+from posttrain.rollout.seeds import derive_seed
+from posttrain.rollout.weight_sync import sync_weights
+from posttrain.trainers.collection import collect_groups
+from posttrain.trainers.credit import StepCounts
+from posttrain.trainers.loop import TrainingSummary, run_training
+from posttrain.trainers.policy_config import PolicyTrainerConfig
+from posttrain.trainers.step_metrics import rollout_metrics
+from posttrain.training.accelerator import gather_lists, make_accelerator
+from posttrain.training.model import (
+    PolicyModel,
+    add_adapter,
+    load_causal_lm,
+    load_tokenizer,
+    reference_logprobs,
+    save_causal_lm,
+)
+from posttrain.training.model_config import ModelConfig
+from posttrain.training.packing import MicroBatch
+from posttrain.training.run_config import RunConfig
+from posttrain.training.schedule import learning_rate
+from posttrain.training.update import LossOutput, Update, UpdateResult
+from posttrain.types import Example, RolloutGroup, RolloutRequest, TrainingSample
+
+
+class PolicyTrainer:
+    """Base of the methods. Subclasses define ``assign_credit`` and ``loss``; the other hooks have defaults.
+
+    Args:
+        model: folder or hub id of the policy.
+        config: the method's settings, an instance of ``config_class``.
+        reward: judges completions while training.
+        train_dataset, eval_dataset: prompts to sample, and held-out prompts.
+        grader: judges held-out completions; None: ``reward``.
+        engine: an engine config (or any object with its ``build``); None: the embedded engine.
+        model_config: how the policy is held (``path`` is taken from ``model``).
+        run: folder, seed and trackers.
+    """
+
+    method: ClassVar[str]
+    config_class: ClassVar[type[PolicyTrainerConfig]] = PolicyTrainerConfig
+
+    def __init__(
+        self,
+        model: str | Path,
+        config: Any,
+        *,
+        reward: Reward,
+        train_dataset: Sequence[Example],
+        eval_dataset: Sequence[Example] = (),
+        grader: Reward | None = None,
+        engine: Any = None,
+        model_config: ModelConfig | None = None,
+        run: RunConfig | None = None,
+    ) -> None:
+        self.config = config
+        self.run = run or RunConfig()
+        self.model_path = str(model)
+        self.model_config = model_config or ModelConfig(path=self.model_path)
+        self.reward = reward
+        self.grader = grader or reward
+        self.eval_dataset = list(eval_dataset)
+        self.accelerator = make_accelerator(list(self.run.trackers), self.run.folder, config.max_grad_norm)
+        self.tokenizer = load_tokenizer(model, self.model_config.revision)
+        self.encoder = PromptEncoder(self.tokenizer)
+        self.sampler = ExampleSampler(list(train_dataset), seed=self.run.seed)
+        self.errors = ErrorBudget(config.max_error_fraction)
+        self.step = 0
+        self.planned = 0
+        self.skipped_updates = 0
+        self.timings: dict[str, float] = {}
+
+        torch.manual_seed(derive_seed(self.run.seed, "policy") % 2**32)
+        policy = load_causal_lm(model, self.model_config)
+        if self.model_config.lora is not None:
+            policy = add_adapter(policy, self.model_config.lora)
+        self.update = self.prepared(PolicyModel(policy, self.temperature, self.model_config.logits_chunk_size))
+        self.reference = self.reference_model()
+        self.engine: RolloutEngine = (engine or TransformersEngineConfig()).build(model, self.run.seed)
+
+    # ---- one step of training -----------------------------------------------------------------------------------
+
+    def train(self, resume: str | None = None) -> TrainingSummary:
+        """Train to ``config.steps``; ``resume`` is "auto" or the path of a checkpoint."""
+        return run_training(self, resume)
+
+    def train_step(self) -> tuple[dict[str, float], list[RolloutGroup], list[TrainingSample]]:
+        """One step: the metrics, and what was sampled and trained for the log."""
+        self.timings.clear()
+        self.planned = 0
+        examples = self.sampler.next(self.config.prompts_per_step)
+        groups = self.collect(examples)
+        self.errors.record(self.step, groups)
+        samples = self.assign_credit(groups)
+        with self.timed("update"):
+            samples, metrics = self.before_update(samples)
+            metrics |= self.update_policy(samples)
+        self.step += 1
+        with self.timed("sync"):
+            self.sync()
+        return metrics | rollout_metrics(groups, self.timings), groups, samples
+
+    # ---- hooks: what a method may change ------------------------------------------------------------------------
+
+    def plan(self, examples: Sequence[Example]) -> list[RolloutRequest]:
+        """What is sampled: by default ``rollouts_per_prompt`` rollouts of every example. May be called several times
+        in a step; groups are numbered on."""
+        first = self.planned
+        self.planned += len(examples)
+        return [
+            RolloutRequest(
+                id=f"{self.step:06d}/{number:06d}",
+                example=example,
+                prompt_ids=self.encoder.prompt_ids(example),
+                sampling=self.config.sampling,
+                seed=derive_seed(self.run.seed, self.step, number, example.id),
+                n=self.config.rollouts_per_prompt,
+                group=number,
+            )
+            for number, example in enumerate(examples, start=first)
+        ]
+
+    def collect(self, examples: Sequence[Example]) -> list[RolloutGroup]:
+        """How it is gathered: by default this rank samples and scores its share; every rank gets all groups."""
+        requests = self.plan(examples)
+        mine = requests[self.accelerator.process_index :: self.accelerator.num_processes]
+        groups, times = collect_groups(self.engine, mine, self.reward)
+        self.timings["generate"] = self.timings.get("generate", 0.0) + times.generate
+        self.timings["score"] = self.timings.get("score", 0.0) + times.score
+        gathered = gather_lists(self.accelerator, groups)
+        return sorted(gathered, key=lambda group: group.rollouts[0].request_id)
+
+    def assign_credit(self, groups: Sequence[RolloutGroup]) -> list[TrainingSample]:
+        """Which tokens are pushed, and how hard."""
+        raise NotImplementedError(f"{type(self).__name__} must define assign_credit")
+
+    def before_update(self, samples: list[TrainingSample]) -> tuple[list[TrainingSample], dict[str, float]]:
+        """Change samples or train extra parts before the policy's update."""
+        return samples, {}
+
+    def loss(self, logprobs: Tensor, entropy: Tensor, batch: MicroBatch) -> LossOutput:
+        """The paper's objective on one micro-batch, divided by the global ``self.counts``."""
+        raise NotImplementedError(f"{type(self).__name__} must define loss")
+
+    def prepare(self, batch: MicroBatch) -> None:
+        """Add to a micro-batch, before the step's first update, what stays the same over its updates."""
+        if self.reference is not None:
+            batch.reference_logprobs = reference_logprobs(self.reference, batch)
+
+    def reference_model(self) -> PolicyModel | None:
+        """The frozen model that a KL term holds the policy near; None: no such term."""
+        return None
+
+    def has_gradient(self, sample: TrainingSample) -> bool:
+        """Whether the loss of ``sample`` depends on the policy; samples without gradient are not run."""
+        return self.reference is not None or any(sample.token_weights)
+
+    # ---- parts of a step ----------------------------------------------------------------------------------------
+
+    def update_policy(self, samples: list[TrainingSample]) -> dict[str, float]:
+        """``updates_per_step`` optimizer updates on ``samples``; the metrics are those of the last one."""
+        self.counts = StepCounts.of(samples)
+        kept = [sample for sample in samples if self.has_gradient(sample)]
+        batches = self.update.micro_batches(kept) if kept else []
+        metrics = {
+            "batch/samples": float(len(kept)),
+            "batch/trained_tokens": float(sum(sum(sample.trained) for sample in kept)),
+            "batch/micro_batches": float(len(batches)),
+            "policy/learning_rate": self.learning_rate,
+        }
+        if not kept:
+            return metrics
+        for batch in batches:
+            self.prepare(batch)
+        for _ in range(self.config.updates_per_step):
+            result = self.update.run(batches, self.policy_loss, self.learning_rate)
+            self.guard(result)
+        return metrics | result.metrics | {"policy/loss": result.loss, "policy/gradient_norm": result.gradient_norm}
+
+    def policy_loss(self, batch: MicroBatch) -> LossOutput:
+        """Forward the micro-batch and apply the method's loss; entropy and the mismatch to the engine come along."""
+        logprobs, entropy = self.update.model(batch)
+        output = self.loss(logprobs, entropy, batch)
+        tokens = max(1, self.counts.total.tokens)
+        with torch.no_grad():
+            output.metrics["policy/entropy"] = entropy.sum() / tokens
+            output.metrics["policy/logprob_mismatch"] = (logprobs - batch.behaviour_logprobs).abs().sum() / tokens
+        return output
+
+    def guard(self, result: UpdateResult) -> None:
+        """Count updates that were skipped because loss or gradient was not finite, and stop after too many in a row.
+
+        Raises:
+            TrainingDiverged: ``max_skipped_updates`` in a row.
+        """
+        self.skipped_updates = 0 if result.applied else self.skipped_updates + 1
+        if self.skipped_updates >= self.config.max_skipped_updates:
+            samples = ", ".join(result.offending_samples[:3]) or "none alone; the gradient's norm overflowed"
+            raise TrainingDiverged(
+                f"loss or gradient was not finite in {self.skipped_updates} updates in a row (step {self.step}; samples: "
+                f"{samples}). Lower trainer.learning_rate, or look at these rollouts and their reward parts in the run page."
+            )
+
+    def sync(self) -> None:
+        """Hand the policy's weights to the engine, which answers with their fingerprint."""
+        sync_weights(self.causal_lm, self.engine, version=self.step)
+
+    def evaluate(self) -> dict[str, float]:
+        """Mean score of ``eval_rollouts`` completions of every held-out prompt (mean@k), at the training temperature."""
+        if not self.eval_dataset:
+            return {}
+        requests = [
+            RolloutRequest(
+                id=f"eval/{number:06d}",
+                example=example,
+                prompt_ids=self.encoder.prompt_ids(example),
+                sampling=self.config.sampling,
+                seed=derive_seed(self.run.seed, "eval", example.id),
+                n=self.config.eval_rollouts,
+                group=number,
+            )
+            for number, example in enumerate(self.eval_dataset)
+        ]
+        mine = requests[self.accelerator.process_index :: self.accelerator.num_processes]
+        return evaluate(gather_lists(self.accelerator, collect_groups(self.engine, mine, self.grader)[0]))
+
+    # ---- state --------------------------------------------------------------------------------------------------
+
+    @property
+    def temperature(self) -> float:
+        """Temperature of the trained distribution; greedy sampling is scored at 1."""
+        return self.config.sampling.temperature or 1.0
+
+    @property
+    def learning_rate(self) -> float:
+        """The policy's learning rate at this step."""
+        return self.rate(self.config)
+
+    def rate(self, config: Any) -> float:
+        """The learning rate that ``config`` (any part with a peak and a minimum) has at this step."""
+        return learning_rate(
+            self.step,
+            peak=config.learning_rate,
+            minimum=config.min_learning_rate,
+            warmup_steps=self.config.warmup_steps,
+            total_steps=self.config.steps,
+            schedule=self.config.schedule,
+        )
+
+    @property
+    def causal_lm(self) -> Any:
+        """The policy without the wrappers of training."""
+        return self.accelerator.unwrap_model(self.update.model).causal_lm
+
+    def prepared(self, model: torch.nn.Module, max_grad_norm: float | None = None) -> Update:
+        """``model`` with an AdamW of its own, ready to be updated."""
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.AdamW(
+            trained,
+            lr=self.config.learning_rate,
+            betas=self.config.betas,
+            eps=self.config.epsilon,
+            weight_decay=self.config.weight_decay,
+        )
+        model, optimizer = self.accelerator.prepare(model, optimizer)
+        return Update(
+            self.accelerator,
+            model.train(),
+            optimizer,
+            tokens_per_micro_batch=self.config.tokens_per_micro_batch,
+            max_grad_norm=max_grad_norm or self.config.max_grad_norm,
+        )
+
+    def frozen(self, path: str | Path) -> PolicyModel:
+        """A model that is never trained; for a LoRA policy that started from ``path``, the policy's own base."""
+        if self.model_config.lora is not None and str(path) == self.model_path:
+            return self.accelerator.unwrap_model(self.update.model)
+        model = load_causal_lm(path, self.model_config).requires_grad_(False)
+        wrapped = PolicyModel(model, self.temperature, self.model_config.logits_chunk_size)
+        return wrapped.to(self.accelerator.device).eval()
+
+    def save_model(self, folder: Path) -> None:
+        """Write the policy as a folder that transformers and vLLM load (and the adapter beside it, for LoRA)."""
+        save_causal_lm(self.causal_lm, self.tokenizer, folder, is_main=self.accelerator.is_main_process)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint holds beyond models, optimizers and random generators."""
+        return {
+            "step": self.step,
+            "skipped_updates": self.skipped_updates,
+            "sampler": self.sampler.state_dict(),
+            "errors": self.errors.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore ``state_dict``."""
+        self.step = state["step"]
+        self.skipped_updates = state["skipped_updates"]
+        self.sampler.load_state_dict(state["sampler"])
+        self.errors.load_state_dict(state["errors"])
+
+    @contextmanager
+    def timed(self, phase: str) -> Iterator[None]:
+        """Add the seconds of the block to ``timings[phase]``."""
+        started = time.perf_counter()
+        yield
+        self.timings[phase] = self.timings.get(phase, 0.0) + time.perf_counter() - started
+
+    def close(self) -> None:
+        """End the engine and the reward's workers."""
+        self.engine.close()
+        self.reward.close()
+        self.grader.close()

@@ -1,0 +1,132 @@
+"""The policy as the trainer holds it: a causal language model that returns log-probs and entropy, never logits."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+
+from posttrain.errors import JobError
+from posttrain.objectives.logprobs import token_logprobs
+from posttrain.rollout.weight_sync import policy_buckets
+from posttrain.training.model_config import LoRAConfig, ModelConfig
+from posttrain.training.packed_attention import enable_packed_attention, packed_arguments
+from posttrain.training.packing import MicroBatch
+
+
+class PolicyModel(nn.Module):
+    """``causal_lm`` with a forward pass from a micro-batch to the statistics of its trained tokens.
+
+    The language-model head is applied only to the hidden states that predict a trained token, ``chunk_size`` at a
+    time, so the full logits never exist.
+    """
+
+    def __init__(self, causal_lm: nn.Module, temperature: float, chunk_size: int) -> None:
+        super().__init__()
+        self.causal_lm = causal_lm
+        self.temperature = temperature
+        self.chunk_size = chunk_size
+
+    def forward(self, batch: MicroBatch) -> tuple[Tensor, Tensor]:
+        """Log-probs and entropies (nats, float32 [M]) of the trained tokens, at the sampling temperature."""
+        hidden = packed_hidden_states(backbone_of(self.causal_lm), batch)
+        head = base_model_of(self.causal_lm).get_output_embeddings()
+        return token_logprobs(
+            hidden[batch.sources],
+            head.weight,
+            batch.targets,
+            temperature=self.temperature,
+            chunk_size=self.chunk_size,
+            bias=head.bias,
+        )
+
+
+def packed_hidden_states(backbone: nn.Module, batch: MicroBatch) -> Tensor:
+    """Last hidden states [T, hidden] of a packed micro-batch; no token sees another sample."""
+    output = backbone(
+        input_ids=batch.input_ids,
+        position_ids=batch.position_ids,
+        use_cache=False,
+        **packed_arguments(batch.lengths, batch.input_ids.device),
+    )
+    return output.last_hidden_state[0]
+
+
+def base_model_of(causal_lm: nn.Module) -> Any:
+    """The transformers model inside a PEFT model, or the model itself."""
+    return causal_lm.get_base_model() if hasattr(causal_lm, "get_base_model") else causal_lm
+
+
+def backbone_of(causal_lm: nn.Module) -> nn.Module:
+    """The decoder below the language-model head."""
+    base = base_model_of(causal_lm)
+    return getattr(base, base.base_model_prefix)
+
+
+def load_tokenizer(path: str | Path, revision: str | None = None) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model folder or hub id."""
+    return AutoTokenizer.from_pretrained(str(path), revision=revision)
+
+
+def load_causal_lm(path: str | Path, config: ModelConfig) -> nn.Module:
+    """Load a causal language model for training, with attention for packed sequences.
+
+    Raises:
+        JobError: there is no such model.
+    """
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            str(path), revision=config.revision, dtype=getattr(torch, config.dtype)
+        )
+    except OSError as error:
+        raise JobError(f"model.path: cannot load {str(path)!r}: {error}") from error
+    if config.attention == "packed_sdpa":
+        enable_packed_attention(model)
+    else:
+        model.set_attn_implementation(config.attention)
+    if config.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0  # the policy that is updated must be the policy that sampled
+    return model
+
+
+def add_adapter(causal_lm: nn.Module, config: LoRAConfig) -> nn.Module:
+    """Wrap ``causal_lm`` in a PEFT LoRA adapter; only the adapter is trained."""
+    from peft import LoraConfig, get_peft_model
+
+    if hasattr(causal_lm, "enable_input_require_grads"):
+        causal_lm.enable_input_require_grads()
+    return get_peft_model(
+        causal_lm,
+        LoraConfig(
+            r=config.rank,
+            lora_alpha=config.alpha,
+            lora_dropout=config.dropout,
+            target_modules=config.target_modules,
+            task_type="CAUSAL_LM",
+        ),
+    )
+
+
+def reference_logprobs(model: PolicyModel, batch: MicroBatch) -> Tensor:
+    """The frozen model's log-probs of the trained tokens, float32 [M]; for a LoRA policy, those with its adapter off."""
+    with torch.no_grad():
+        if hasattr(model.causal_lm, "disable_adapter"):
+            with model.causal_lm.disable_adapter():
+                return model(batch)[0]
+        return model(batch)[0]
+
+
+def save_causal_lm(causal_lm: Any, tokenizer: PreTrainedTokenizerBase, folder: Path, is_main: bool = True) -> None:
+    """Write a folder that transformers and vLLM load: full weights, or the base with its LoRA adapter merged in (the
+    adapter itself then lies in ``folder / "adapter"``). Collective: sharded weights are gathered by all ranks."""
+    tensors = {name: tensor.cpu().clone() for bucket in policy_buckets(causal_lm) for name, tensor in bucket}
+    if not is_main:
+        return
+    base_model_of(causal_lm).save_pretrained(folder, state_dict=tensors)
+    tokenizer.save_pretrained(folder)
+    if hasattr(causal_lm, "get_base_model"):
+        causal_lm.save_pretrained(folder / "adapter")

@@ -1,0 +1,127 @@
+"""One optimizer update over packed micro-batches, the same result however the batch is cut and on however many ranks."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from posttrain.training.accelerator import gather_lists
+from posttrain.training.packing import MicroBatch, balance, collate, pack
+from posttrain.types import Origin, TrainingSample
+
+
+@dataclass(slots=True)
+class LossOutput:
+    """A micro-batch's part of the loss and of the metrics. Both are divided by the *global* counts of the step, so
+    that parts simply add up over micro-batches and ranks."""
+
+    loss: Tensor
+    metrics: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class UpdateResult:
+    """What an update did. ``applied`` is False where loss or gradient was not finite and the optimizer did not step."""
+
+    loss: float
+    gradient_norm: float
+    applied: bool
+    metrics: dict[str, float]
+    offending_samples: list[str] = field(default_factory=list)
+
+
+class Update:
+    """Runs forward, backward and the optimizer for one trained model.
+
+    ``model`` and ``optimizer`` have been through ``accelerator.prepare``.
+    """
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        model: nn.Module,
+        optimizer: Optimizer,
+        *,
+        tokens_per_micro_batch: int,
+        max_grad_norm: float,
+    ) -> None:
+        self.accelerator = accelerator
+        self.model = model
+        self.optimizer = optimizer
+        self.tokens_per_micro_batch = tokens_per_micro_batch
+        self.max_grad_norm = max_grad_norm
+
+    def micro_batches(self, samples: Sequence[TrainingSample]) -> list[MicroBatch]:
+        """This rank's share of ``samples`` (which every rank holds whole). All ranks get equally many micro-batches."""
+        shares = balance(samples, self.accelerator.num_processes)
+        packed = [pack(share, self.tokens_per_micro_batch) for share in shares]
+        mine = packed[self.accelerator.process_index]
+        idle = max(map(len, packed)) - len(mine)
+        return [collate(batch).to(self.accelerator.device) for batch in [*mine, *[[_IDLE_SAMPLE]] * idle]]
+
+    def run(
+        self, batches: Sequence[MicroBatch], loss: Callable[[MicroBatch], LossOutput], learning_rate: float
+    ) -> UpdateResult:
+        """Accumulate the gradient of the summed ``loss`` over all micro-batches and ranks, clip it, and step."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        total, metrics, offending = self.backward(batches, loss)
+        norm = self._clip()
+        applied = not offending and bool(torch.isfinite(norm))
+        if applied:
+            self.optimizer.step()
+        self.optimizer.zero_grad()
+        return UpdateResult(total, float(norm), applied, metrics, offending)
+
+    def backward(
+        self, batches: Sequence[MicroBatch], loss: Callable[[MicroBatch], LossOutput]
+    ) -> tuple[float, dict[str, float], list[str]]:
+        """Gradients only: the loss, the metrics (both global) and the ids of samples whose loss was not finite."""
+        sums: dict[str, Tensor] = {}
+        offending: list[str] = []
+        for number, batch in enumerate(batches):
+            with self._synchronised(number == len(batches) - 1):
+                output = loss(batch)
+                if not torch.isfinite(output.loss):
+                    offending += [sample.id for sample in batch.samples]
+                # ranks average their gradients, but parts of the loss add up: undo the average
+                self.accelerator.backward(output.loss * self.accelerator.num_processes)
+            for name, value in {"loss": output.loss, **output.metrics}.items():
+                sums[name] = sums.get(name, torch.zeros((), dtype=torch.float64)) + value.detach().double().cpu()
+        totals = self._reduced(sums)
+        return totals.pop("loss"), totals, gather_lists(self.accelerator, offending)
+
+    @contextmanager
+    def _synchronised(self, last: bool) -> Iterator[None]:
+        self.accelerator.sync_gradients = last  # what DeepSpeed's boundary follows
+        if last or self.accelerator.distributed_type == DistributedType.DEEPSPEED:
+            yield
+        else:
+            with self.accelerator.no_sync(self.model):
+                yield
+
+    def _clip(self) -> Tensor:
+        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.max_grad_norm)
+        return torch.as_tensor(0.0 if norm is None else norm)
+
+    def _reduced(self, sums: dict[str, Tensor]) -> dict[str, float]:
+        names = sorted(sums)
+        values = torch.stack([sums[name] for name in names]).to(self.accelerator.device)
+        values = self.accelerator.reduce(values, reduction="sum")
+        return dict(zip(names, values.tolist(), strict=True))
+
+
+# What a rank without samples runs, so that collective operations meet: two tokens, none of them trained.
+_IDLE_SAMPLE = TrainingSample(
+    id="",
+    input_ids=[0, 0],
+    origin=[Origin.PROMPT, Origin.PROMPT],
+    trained=[0, 0],
+    token_weights=[0.0, 0.0],
+    behaviour_logprobs=[0.0, 0.0],
+)
