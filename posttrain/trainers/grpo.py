@@ -24,8 +24,12 @@ class GRPOTrainer(PolicyTrainer):
     """Group relative policy optimization (arXiv 2402.03300, eq. 3), with the loss aggregations of DAPO (2503.14476)
     and Dr. GRPO (2503.20783).
 
-    A_i = (r_i - mean_j r_j) / (std_j r_j + 1e-4),  ratio_t = exp(log p_t - log p_old,t)
-    loss = - sum_t scale_t * min(ratio_t A, clip(ratio_t, 1 - clip_low, 1 + clip_high) A) + kl_coef * KL - entropy_coef * H
+    ::
+
+        A_i = (r_i - mean_j r_j) / (std_j r_j + 1e-4)
+        ratio_t = exp(log p_t - log p_old,t)
+        l_t = - min(ratio_t A_i, clip(ratio_t, 1 - clip_low, 1 + clip_high) A_i) + kl_coef KL_t - entropy_coef H_t
+        loss = sum_t scale_t l_t
     """
 
     method: ClassVar[str] = "grpo"
@@ -33,7 +37,7 @@ class GRPOTrainer(PolicyTrainer):
     config: GRPOConfig
 
     def collect(self, examples: Sequence[Example]) -> list[RolloutGroup]:
-        """Under ``dynamic_sampling``, groups without spread are replaced by groups of new prompts (2503.14476, eq. 11)."""
+        """Under ``dynamic_sampling``, new prompts replace those whose group has no spread (2503.14476, eq. 11)."""
         groups = super().collect(examples)
         if not self.config.dynamic_sampling:
             return groups
