@@ -26,7 +26,7 @@ class GRPOConfig(PolicyTrainerConfig):
     dynamic_sampling: bool = Field(default=False, description="replace groups without spread by new prompts (DAPO)")
     max_resampling_rounds: int = Field(default=4, ge=1)
     importance_correction: Literal["none", "token_truncate", "token_mask", "sequence_truncate", "sequence_mask"] = (
-        "none"
+        Field(default="none", description="for the difference between the engine's and the trainer's log-probs")
     )
     importance_cap: float = Field(default=3.0, gt=0)
     mask_truncated: bool = Field(default=False, description="truncated completions contribute no gradient")

@@ -105,13 +105,12 @@ class OREALTrainer(PolicyTrainer):
         return weighted, {"oreal/token_model_loss": result.loss, **_token_model_metrics(weighted, samples, scores)}
 
     def update_policy(self, samples: list[TrainingSample]) -> dict[str, float]:
-        """While the policy is frozen only the token reward model learns (its zero head gives no weights to start with)."""
+        """While the policy is frozen only the token reward model learns: its zero head would give no weights."""
         if self.step < self.config.frozen_steps:
             return {"policy/learning_rate": 0.0, "batch/samples": 0.0}
-        counts = {
-            f"oreal/{name}_rollouts": float(sum(s.objective == name for s in samples)) for name in (CLONE, PUSH_DOWN)
-        }
-        return super().update_policy(samples) | counts
+        metrics = super().update_policy(samples)
+        kept = {f"oreal/{name}_rollouts": float(self.counts.of_objective(name).rollouts) for name in (CLONE, PUSH_DOWN)}
+        return metrics | kept
 
     def loss(self, logprobs: Tensor, entropy: Tensor, batch: MicroBatch) -> LossOutput:
         """Eq. 11 on one micro-batch."""

@@ -223,8 +223,9 @@ class PolicyTrainer:
         if self.skipped_updates >= self.config.max_skipped_updates:
             samples = ", ".join(result.offending_samples[:3]) or "none alone; the gradient's norm overflowed"
             raise TrainingDiverged(
-                f"loss or gradient was not finite in {self.skipped_updates} updates in a row (step {self.step}; samples: "
-                f"{samples}). Lower trainer.learning_rate, or look at these rollouts and their reward parts in the run page."
+                f"loss or gradient was not finite in {self.skipped_updates} updates in a row (step {self.step}; "
+                f"samples: {samples}). Lower trainer.learning_rate, or look at these rollouts and their reward parts "
+                "in the run page."
             )
 
     def sync(self) -> None:
@@ -232,7 +233,7 @@ class PolicyTrainer:
         sync_weights(self.causal_lm, self.engine, version=self.step)
 
     def evaluate(self) -> dict[str, float]:
-        """Mean score of ``eval_rollouts`` completions of every held-out prompt (mean@k), at the training temperature."""
+        """mean@k over the held-out prompts: ``eval_rollouts`` completions of each, sampled as in training."""
         if not self.eval_dataset:
             return {}
         requests = [

@@ -1,4 +1,4 @@
-"""OREAL's token-level reward model: trained on outcomes only, it says which tokens mattered (2502.06781, section 2.3)."""
+"""OREAL's token-level reward model (arXiv 2502.06781): trained on outcomes, it says which tokens mattered."""
 
 import torch
 from torch import Tensor, nn

@@ -112,7 +112,7 @@ def add_adapter(causal_lm: nn.Module, config: LoRAConfig) -> nn.Module:
 
 
 def reference_logprobs(model: PolicyModel, batch: MicroBatch) -> Tensor:
-    """The frozen model's log-probs of the trained tokens, float32 [M]; for a LoRA policy, those with its adapter off."""
+    """The frozen model's log-probs of the trained tokens, float32 [M]; of a LoRA policy, with its adapter off."""
     with torch.no_grad():
         if hasattr(model.causal_lm, "disable_adapter"):
             with model.causal_lm.disable_adapter():

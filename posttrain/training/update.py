@@ -1,4 +1,4 @@
-"""One optimizer update over packed micro-batches, the same result however the batch is cut and on however many ranks."""
+"""One optimizer update over packed micro-batches: the same result however the batch is cut, on any number of ranks."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
