@@ -7,7 +7,7 @@ A component (reward, task, engine, ...) declares a pydantic config class beside 
 import importlib
 from typing import Annotated, Any, Union
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Tag, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Tag, ValidationError, model_validator
 
 
 class Config(BaseModel):
@@ -48,9 +48,17 @@ class CustomConfig(Config):
 
     @model_validator(mode="after")
     def _keys_fit_the_class(self) -> "CustomConfig":
-        config_class = getattr(load_object(self.type), "config_class", None)
-        if config_class is not None:
-            config_class.model_validate(self.model_extra or {})
+        try:
+            config_class = getattr(load_object(self.type), "config_class", None)
+        except ValueError as error:
+            raise ValueError(f"type cannot be used: {error}") from error
+        try:
+            if config_class is not None:
+                config_class.model_validate(self.model_extra or {})
+        except ValidationError as error:
+            first = error.errors()[0]
+            key, known = ".".join(map(str, first["loc"])), ", ".join(config_class.model_fields)
+            raise ValueError(f"{key or self.type}: {first['msg']} (known to {self.type}: {known})") from error
         return self
 
     def build(self, **context: Any) -> Any:

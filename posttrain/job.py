@@ -1,0 +1,122 @@
+"""A job: one YAML file, one typed config, assembled from the config classes that live beside their components.
+
+Example::
+
+    method: oreal
+    model: {tiny: {hidden_size: 192}}
+    data: {type: arithmetic}
+    trainer: {steps: 20, learning_rate: 1e-4}
+    run: {folder: runs/first, seed: 1}
+
+Importing this module imports no torch: ``posttrain.build`` turns a job into a trainer.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import yaml
+from pydantic import Field, model_validator
+
+from posttrain.config import Config, load_object
+from posttrain.config_file import ConfigFile, read_config_file
+from posttrain.rewards.config import RewardConfig
+from posttrain.rollout.config import EngineConfig, TransformersEngineConfig
+from posttrain.tasks.config import TaskConfig
+from posttrain.trainers.grpo_config import GRPOConfig
+from posttrain.trainers.oreal_config import OREALConfig
+from posttrain.trainers.sft_config import SFTConfig
+from posttrain.training.model_config import ModelConfig
+from posttrain.training.run_config import RunConfig
+
+TrainerConfigT = TypeVar("TrainerConfigT", bound=Config)
+
+# method -> the class of `trainer:`, and the trainer itself, which is imported only when it is built
+METHODS: dict[str, tuple[type[Config], str]] = {
+    "oreal": (OREALConfig, "posttrain.trainers.oreal:OREALTrainer"),
+    "grpo": (GRPOConfig, "posttrain.trainers.grpo:GRPOTrainer"),
+    "sft": (SFTConfig, "posttrain.trainers.sft:SFTTrainer"),
+}
+
+
+class Job(Config, Generic[TrainerConfigT]):
+    """Everything that a run depends on. ``Job[OREALConfig]`` is the job whose ``trainer`` section is OREAL's."""
+
+    method: str = Field(description="oreal, grpo, sft, or package.module:Name of a trainer class with config_class")
+    model: ModelConfig
+    data: TaskConfig
+    engine: EngineConfig = Field(default_factory=TransformersEngineConfig)
+    reward: RewardConfig | None = Field(default=None, description="null: the task's own")
+    trainer: TrainerConfigT
+    warm_start: SFTConfig | None = Field(default=None, description="fine-tune on the demonstrations first")
+    run: RunConfig = Field(default_factory=RunConfig)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _trainer_may_be_left_out(cls, data: Any) -> Any:
+        return {"trainer": {}, **data} if isinstance(data, dict) else data
+
+    @model_validator(mode="after")
+    def _sections_fit(self) -> "Job[TrainerConfigT]":
+        if self.method == "sft" and self.warm_start is not None:
+            raise ValueError("warm_start is for methods that sample from their policy; with method sft, drop it")
+        if self.method == "sft" and self.reward is not None:
+            raise ValueError("reward is not used by method sft, which learns from demonstrations; drop it")
+        if self.run.warm_start_folder is not None and self.warm_start is None:
+            raise ValueError("run.warm_start_folder keeps a warm-started model, but there is no warm_start section")
+        if self.model.attention != "packed_sdpa" and self.model.dtype == "float32":
+            raise ValueError(f"model.attention {self.model.attention} needs model.dtype bfloat16")
+        return self
+
+    @model_validator(mode="after")
+    def _completions_fit_the_tiny_model(self) -> "Job[TrainerConfigT]":
+        sampling = getattr(self.trainer, "sampling", None)
+        if self.model.tiny is not None and sampling is not None:
+            budget, context = sampling.max_completion_tokens, self.model.tiny.max_length
+            if budget >= context:
+                raise ValueError(
+                    f"trainer.sampling.max_completion_tokens ({budget}) leaves no room for a prompt: "
+                    f"model.tiny.max_length is {context}"
+                )
+        return self
+
+    def to_yaml(self) -> str:
+        """The job with every default spelled out; loading it gives an equal job."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def load_job(path: str | Path, overrides: Sequence[str] = ()) -> Job[Any]:
+    """Read a job file and apply dotted overrides such as ``trainer.learning_rate=1e-6``.
+
+    Paths in the job are relative to the working directory.
+
+    Raises:
+        JobError: what is wrong, with file, line and key; a line for each mistake.
+    """
+    file = read_config_file(path, overrides)
+    return file.validate(Job[trainer_config_class(file)])  # type: ignore[misc]
+
+
+def trainer_config_class(file: ConfigFile) -> type[Config]:
+    """The class of the ``trainer`` section under the file's ``method``.
+
+    Raises:
+        JobError: there is no such method.
+    """
+    method = file.data.get("method")
+    if isinstance(method, str) and method in METHODS:
+        return METHODS[method][0]
+    if isinstance(method, str) and ":" in method:
+        try:
+            config_class = load_object(method).config_class
+        except (ValueError, AttributeError) as error:
+            raise file.error(("method",), f"should name a trainer class with a config_class: {error}") from error
+        if isinstance(config_class, type) and issubclass(config_class, Config):
+            return config_class
+        raise file.error(("method",), f"config_class of {method} should be a subclass of posttrain.config.Config")
+    raise file.unknown_choice(("method",), method, list(METHODS))
+
+
+def trainer_class(method: str) -> Any:
+    """The trainer of a built-in method, or the user's own class. Imports torch."""
+    return load_object(METHODS[method][1] if method in METHODS else method)
