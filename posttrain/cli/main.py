@@ -1,0 +1,44 @@
+"""The ``posttrain`` command. Each command imports what it needs when it runs, so that ``--help`` stays quick."""
+
+import os
+import sys
+
+import typer
+
+from posttrain.cli.compare import CompareCommand, compare
+from posttrain.cli.report import report
+from posttrain.cli.train import train
+from posttrain.errors import Interrupted, UserError
+
+USER_ERROR_STATUS = 2
+
+app = typer.Typer(
+    help="Post-train language models: one YAML job, one command.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.command()(train)
+app.command()(report)
+app.command(cls=CompareCommand)(compare)
+
+
+def main() -> None:
+    """Run the command. Exit status: 0 done, 2 a mistake that the message explains, 75 stopped by SIGTERM and saved."""
+    # The classes that a job names by package.module:Name are found from where the command is typed, as with python -m.
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    try:
+        app()
+    except UserError as error:
+        _say(f"error: {error}")
+        sys.exit(USER_ERROR_STATUS)
+    except Interrupted as stop:
+        _say(str(stop))
+        sys.exit(stop.exit_status)
+
+
+def _say(message: str) -> None:
+    rank = os.environ.get("RANK")
+    print(message if rank is None else f"rank {rank}: {message}", file=sys.stderr)

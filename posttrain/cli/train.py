@@ -1,0 +1,32 @@
+"""``posttrain train``: run a job, or say what it would do."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def train(
+    job: Annotated[Path, typer.Argument(metavar="JOB.yaml", help="The job.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="KEY=VALUE...", help="Changes to it: trainer.learning_rate=1e-6")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check everything, print the arithmetic and the memory, train nothing.")
+    ] = False,
+    resume: Annotated[
+        str | None, typer.Option(metavar="auto|PATH", help="Go on from the newest checkpoint, or from this one.")
+    ] = None,
+) -> None:
+    """Run a job."""
+    from posttrain.job import load_job
+
+    loaded = load_job(job, overrides or [])
+    if dry_run:
+        from posttrain.planning import print_plan
+
+        print_plan(loaded)
+    else:
+        from posttrain.build import run_job
+
+        run_job(loaded, resume)
