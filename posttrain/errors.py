@@ -35,9 +35,3 @@ class TrainingDiverged(UserError):
 
 class Interrupted(Exception):
     """The run was asked to stop (SIGTERM), and stopped after saving. The command line exits with status 75."""
-
-
-class Interrupted(Exception):
-    """The run was asked to stop, and did so after saving. The command line exits with ``exit_status``."""
-
-    exit_status = 75  # EX_TEMPFAIL of sysexits.h: run it again and it goes on

@@ -11,6 +11,7 @@ from posttrain.cli.train import train
 from posttrain.errors import Interrupted, UserError
 
 USER_ERROR_STATUS = 2
+INTERRUPTED_STATUS = 75  # EX_TEMPFAIL of sysexits.h: the same command goes on
 
 app = typer.Typer(
     help="Post-train language models: one YAML job, one command.",
@@ -36,7 +37,7 @@ def main() -> None:
         sys.exit(USER_ERROR_STATUS)
     except Interrupted as stop:
         _say(str(stop))
-        sys.exit(stop.exit_status)
+        sys.exit(INTERRUPTED_STATUS)
 
 
 def _say(message: str) -> None:
