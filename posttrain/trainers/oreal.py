@@ -91,8 +91,8 @@ class OREALTrainer(PolicyTrainer):
         def loss(batch: MicroBatch) -> LossOutput:
             scores = self.token_model.model(batch)
             labels = torch.tensor([float(s.objective == CLONE) for s in batch.samples], device=scores.device)
-            for i, sample in enumerate(batch.samples):
-                own = scores.detach()[batch.sample_index == i]
+            own_scores = scores.detach().split(batch.trained_lengths.tolist())
+            for sample, own in zip(batch.samples, own_scores, strict=True):
                 weights[sample.id] = self._token_weights(own, sample.objective == CLONE).tolist()
                 means.append((float(own.mean()), sample.objective == CLONE))
             return LossOutput(outcome_bce(scores, batch.sample_index, labels, len(samples)))

@@ -88,7 +88,6 @@ class PolicyTrainer:
         self.eval_dataset = list(eval_dataset)
         self.accelerator = make_accelerator(list(self.run.trackers), self.run.folder, config.max_grad_norm)
         self.tokenizer = load_tokenizer(model, self.model_config.revision)
-        self.encoder = PromptEncoder(self.tokenizer)
         self.sampler = ExampleSampler(list(train_dataset), seed=self.run.seed)
         self.errors = ErrorBudget(config.max_error_fraction)
         self.step = 0
@@ -102,6 +101,8 @@ class PolicyTrainer:
             policy = add_adapter(policy, self.model_config.lora)
         self.update = self.prepared(PolicyModel(policy, self.temperature, self.model_config.logits_chunk_size))
         self.reference = self.reference_model()
+        self.encoder = PromptEncoder(self.tokenizer, self._prompt_budget())
+        self.encoder.check([*train_dataset, *eval_dataset])
         self.engine: RolloutEngine = (engine or TransformersEngineConfig()).build(model, self.run.seed)
 
     # ---- one step of training -----------------------------------------------------------------------------------
@@ -118,11 +119,13 @@ class PolicyTrainer:
         groups = self.collect(examples)
         self.errors.record(self.step, groups)
         samples = self.assign_credit(groups)
+        self.engine.sleep()
         with self.timed("update"):
             samples, metrics = self.before_update(samples)
             metrics |= self.update_policy(samples)
         self.step += 1
         with self.timed("sync"):
+            self.engine.wake()
             self.sync()
         return metrics | rollout_metrics(groups, self.timings), groups, samples
 
@@ -278,6 +281,10 @@ class PolicyTrainer:
     def causal_lm(self) -> Any:
         """The policy without the wrappers of training."""
         return self.accelerator.unwrap_model(self.update.model).causal_lm
+
+    def _prompt_budget(self) -> int:
+        context = self.causal_lm.config.max_position_embeddings - self.config.sampling.max_completion_tokens
+        return min(context, self.config.max_prompt_tokens or context)
 
     def prepared(self, model: torch.nn.Module, max_grad_norm: float | None = None) -> Update:
         """``model`` with an AdamW of its own, ready to be updated."""

@@ -123,7 +123,8 @@ def reference_logprobs(model: PolicyModel, batch: MicroBatch) -> Tensor:
 def save_causal_lm(causal_lm: Any, tokenizer: PreTrainedTokenizerBase, folder: Path, is_main: bool = True) -> None:
     """Write a folder that transformers and vLLM load: full weights, or the base with its LoRA adapter merged in (the
     adapter itself then lies in ``folder / "adapter"``). Collective: sharded weights are gathered by all ranks."""
-    tensors = {name: tensor.cpu().clone() for bucket in policy_buckets(causal_lm) for name, tensor in bucket}
+    dtype = base_model_of(causal_lm).dtype
+    tensors = {name: t.cpu().clone() for bucket in policy_buckets(causal_lm, 1 << 28, dtype) for name, t in bucket}
     if not is_main:
         return
     base_model_of(causal_lm).save_pretrained(folder, state_dict=tensors)
