@@ -17,6 +17,7 @@ class RolloutEngine(Protocol):
     """
 
     policy_version: int
+    dtype: "torch.dtype"  # of the weights in use
 
     def submit(self, requests: Sequence[RolloutRequest]) -> None: ...
 

@@ -1,0 +1,195 @@
+"""From the trainer's model to the engine: whole tensors, a bucket at a time, and the proof that they arrived.
+
+Nothing goes through a disk and the model is never held whole: a bucket is gathered, handed over and let go. Every rank
+must take part in every sync, since ZeRO-3 and FSDP shards are gathered by all.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+from posttrain.errors import EngineError, WeightSyncError
+from posttrain.rollout.engine import RolloutEngine
+from posttrain.rollout.fingerprint import fingerprint_mismatches, tensor_fingerprint
+
+Bucket = list[tuple[str, Tensor]]
+
+
+@dataclass(slots=True)
+class SyncReport:
+    """What a sync moved."""
+
+    version: int
+    tensors: int
+    buckets: int
+    bytes: int
+    seconds: float
+
+
+@dataclass(slots=True)
+class _PolicyTensor:
+    """A tensor to send: ``value`` computes it while ``parameters`` are whole."""
+
+    name: str
+    parameters: list[nn.Parameter]
+    value: Callable[[], Tensor]
+
+    @property
+    def numel(self) -> int:
+        """Elements of the whole tensor; a ZeRO-3 parameter itself is empty while it is sharded."""
+        return int(getattr(self.parameters[0], "ds_numel", self.parameters[0].numel()))
+
+
+def sync_weights(
+    model: nn.Module, engine: RolloutEngine, version: int, deadline_s: float = 600.0, bucket_bytes: int = 1 << 28
+) -> SyncReport:
+    """Give ``model``'s weights (LoRA merged) to ``engine`` and check that it now runs exactly them.
+
+    Args:
+        model: the causal language model as trained: plain, PEFT, ZeRO-3 or FSDP2.
+        engine: its ``dtype`` is what the tensors are cast to.
+        version: stamped on every rollout from now on.
+        deadline_s: seconds after which the sync is given up, checked between buckets.
+        bucket_bytes: size of a bucket; a larger tensor is a bucket of its own.
+
+    Raises:
+        WeightSyncError: a tensor did not arrive or differs, the version differs, or the deadline has passed.
+    """
+    started = time.perf_counter()
+    report = SyncReport(version, tensors=0, buckets=0, bytes=0, seconds=0.0)
+    expected: dict[str, float] = {}
+
+    def watched() -> Iterator[Bucket]:
+        for bucket in policy_buckets(model, bucket_bytes, engine.dtype):
+            for name, tensor in bucket:
+                expected[name] = tensor_fingerprint(tensor)
+                report.bytes += tensor.nbytes
+            report.tensors += len(bucket)
+            report.buckets += 1
+            yield bucket
+            _check_deadline(started, deadline_s, bucket[-1][0])
+
+    engine.update_weights(watched(), version)
+    for alias, name in tied_names(model).items():
+        expected[alias] = expected[name]
+    problems = fingerprint_mismatches(expected, engine.fingerprint())
+    if problems:
+        raise WeightSyncError(f"weights of version {version} did not arrive in the engine: " + "; ".join(problems[:5]))
+    if engine.policy_version != version:
+        raise WeightSyncError(f"the engine reports policy version {engine.policy_version} after a sync to {version}")
+    _check_deadline(started, deadline_s, "the last tensor")
+    report.seconds = time.perf_counter() - started
+    return report
+
+
+def _check_deadline(started: float, deadline_s: float, name: str) -> None:
+    elapsed = time.perf_counter() - started
+    if elapsed > deadline_s:
+        raise WeightSyncError(f"the weight sync took {elapsed:.1f} s, more than {deadline_s:g} s, by {name}")
+
+
+def policy_buckets(model: nn.Module, bucket_bytes: int, dtype: torch.dtype) -> Iterator[Bucket]:
+    """Every tensor of the policy as (name in the plain transformers model, whole tensor of ``dtype``), in buckets.
+
+    Tied tensors come once, under the name of the embedding. LoRA is merged: W + B A alpha / r, computed beside the
+    module, which is not touched. Every rank must take every bucket.
+    """
+    pending: list[_PolicyTensor] = []
+    size = 0
+    for tensor in _policy_tensors(model):
+        nbytes = tensor.numel * dtype.itemsize
+        if pending and size + nbytes > bucket_bytes:
+            yield _whole(pending, dtype)
+            pending, size = [], 0
+        pending.append(tensor)
+        size += nbytes
+    if pending:
+        yield _whole(pending, dtype)
+
+
+@torch.no_grad()
+def _whole(tensors: Sequence[_PolicyTensor], dtype: torch.dtype) -> Bucket:
+    """Gather what is sharded and compute the tensors. Those of ZeRO-3 are copied, for their shards are let go."""
+    sharded = [p for tensor in tensors for p in tensor.parameters if hasattr(p, "ds_id")]
+    with _gathered(sharded):
+        return [(tensor.name, _full(tensor.value()).to(dtype, copy=bool(sharded))) for tensor in tensors]
+
+
+def _gathered(parameters: list[nn.Parameter]) -> AbstractContextManager[Any]:
+    if not parameters:
+        return nullcontext()
+    from deepspeed.zero import GatheredParameters
+
+    return GatheredParameters(parameters, modifier_rank=None)
+
+
+def _full(tensor: Tensor) -> Tensor:
+    return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).detach()
+
+
+def _policy_tensors(model: nn.Module) -> Iterator[_PolicyTensor]:
+    """The tensors in the order of the modules, each once."""
+    adapted = _adapted_weights(model)
+    for name, parameter in model.named_parameters():
+        if name in adapted:
+            yield adapted[name]
+        elif not _is_adapter_part(name):
+            yield _PolicyTensor(plain_name(name), [parameter], partial(torch.Tensor.detach, parameter))
+
+
+def _adapted_weights(model: nn.Module) -> dict[str, _PolicyTensor]:
+    """The merged weight of every layer with a LoRA adapter, by the name of its base parameter in ``model``."""
+    if not hasattr(model, "peft_config"):
+        return {}
+    from peft.tuners.lora import LoraLayer
+
+    adapted = {}
+    for name, module in model.named_modules():
+        if isinstance(module, LoraLayer) and not module.merged:
+            weight_name = f"{name}.base_layer.weight"
+            adapted[weight_name] = _merged(plain_name(weight_name), module)
+    return adapted
+
+
+def _merged(name: str, layer: Any) -> _PolicyTensor:
+    if any(layer.use_dora.get(adapter, False) for adapter in layer.active_adapters):
+        raise EngineError(f"{name} has a DoRA adapter, which is not a sum of weights; train with plain LoRA")
+
+    def value() -> Tensor:
+        delta = sum(_full(layer.get_delta_weight(adapter)) for adapter in layer.active_adapters)
+        return _full(layer.base_layer.weight) + delta
+
+    return _PolicyTensor(name, [layer.base_layer.weight, *_adapter_parameters(layer)], value)
+
+
+def _adapter_parameters(layer: Any) -> list[nn.Parameter]:
+    return [p for part in layer.adapter_layer_names for p in getattr(layer, part, nn.Module()).parameters()]
+
+
+def _is_adapter_part(name: str) -> bool:
+    return ".lora_" in name or ".original_module." in name
+
+
+def plain_name(name: str) -> str:
+    """The name that a parameter of a PEFT model has in the transformers model inside it."""
+    return name.removeprefix("base_model.model.").replace(".base_layer.", ".").replace(".modules_to_save.default.", ".")
+
+
+def tied_names(model: nn.Module) -> dict[str, str]:
+    """Names under which a tensor is used but not sent, and the name that it was sent under."""
+    first: dict[int, str] = {}
+    tied = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        if _is_adapter_part(name):
+            continue
+        sent_as = first.setdefault(id(parameter), plain_name(name))
+        if sent_as != plain_name(name):
+            tied[plain_name(name)] = sent_as
+    return tied
