@@ -1,0 +1,55 @@
+"""The folder of a run belongs to one job: a second one is refused, the same one goes on where it stopped."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from posttrain.config_file import parse_yaml
+from posttrain.errors import JobError
+
+JOB_FILE = "job.yaml"
+
+
+def claim_run_folder(folder: Path, job_yaml: str, resume: bool) -> None:
+    """Make ``folder`` and write the resolved job into it, or find the same job there.
+
+    ``run.folder`` itself is not compared: a run folder may be moved.
+
+    Raises:
+        JobError: the folder holds another job, files that are no run, or this job's run and ``resume`` is False.
+    """
+    job_file = folder / JOB_FILE
+    if not job_file.is_file():
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise JobError(f"run.folder: {folder} holds files that are no run of posttrain; choose another folder")
+        folder.mkdir(parents=True, exist_ok=True)
+        job_file.write_text(job_yaml, encoding="utf-8")
+        return
+    differences = list(_differences(parse_yaml(job_file.read_text(encoding="utf-8")), parse_yaml(job_yaml)))
+    if differences:
+        raise JobError(
+            f"run.folder: {folder} holds another job: {'; '.join(differences[:5])}"
+            f"{f'; and {len(differences) - 5} more' if len(differences) > 5 else ''}. Choose another folder "
+            f"(run.folder=...), remove this one, or go on with its own job: posttrain train {job_file} --resume auto"
+        )
+    if not resume and (folder / "metrics.jsonl").is_file():
+        raise JobError(
+            f"run.folder: {folder} holds a run of this job. Go on with it (--resume auto), remove the folder to start "
+            "again, or choose another (run.folder=...)"
+        )
+
+
+def _differences(there: Any, here: Any) -> Iterator[str]:
+    """One phrase for each key with another value."""
+    first, second = dict(_leaves(there)), dict(_leaves(here))
+    for key in [*first, *(key for key in second if key not in first)]:
+        if key != "run.folder" and first.get(key) != second.get(key):
+            yield f"{key} is {first.get(key, 'not set')} there and {second.get(key, 'not set')} here"
+
+
+def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping) and value:
+        for key, item in value.items():
+            yield from _leaves(item, f"{name}.{key}" if name else str(key))
+    else:
+        yield name, value
