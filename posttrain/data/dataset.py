@@ -1,0 +1,144 @@
+"""Examples from data files: rows are read, mapped to fields and checked, and every bad one is named."""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from posttrain.config import Config
+from posttrain.data.fields import FIELDS, ExampleField, FieldError, example_from_values
+from posttrain.data.prompt_format import PromptFormat
+from posttrain.data.rows import Row, read_rows
+from posttrain.errors import DataError
+from posttrain.types import Example
+
+logger = logging.getLogger(__name__)
+
+
+class DatasetConfig(Config):
+    """Where rows are, and which column holds which field of an ``Example``.
+
+    A field that ``columns`` does not mention is read from the column of its own name, if there is one (``task``
+    excepted, a common name for other things). All other columns are kept in ``metadata``.
+    """
+
+    path: str = Field(description="a .jsonl, .json, .csv or .parquet file, a dataset folder, or a hub dataset")
+    name: str | None = Field(default=None, description="configuration of a hub dataset")
+    split: str = Field(default="train", description="of a dataset folder or hub dataset")
+    revision: str | None = Field(default=None, description="of a hub dataset")
+    columns: dict[ExampleField, str] = Field(default_factory=dict, description="field: column")
+    format: PromptFormat = Field(default_factory=PromptFormat, description="of prompts that are text")
+    bad_rows: Literal["stop", "skip"] = "stop"
+
+
+@dataclass(slots=True)
+class LoadedExamples:
+    """The examples of ``source``, and for every row that was skipped, why."""
+
+    source: str
+    examples: list[Example]
+    skipped: list[str]
+
+    def __str__(self) -> str:
+        text = f"{self.source}: {len(self.examples)} examples"
+        if self.skipped:
+            text += f", {len(self.skipped)} bad rows skipped, the first: {self.skipped[0]}"
+        return text
+
+
+def load_examples(config: DatasetConfig) -> LoadedExamples:
+    """Read and check every row of ``config.path``.
+
+    Raises:
+        DataError: the file is missing, empty or unreadable, a mapped column is in no row, a row is bad
+            (``bad_rows: stop``), or none is good.
+    """
+    rows = read_rows(config.path, config.name, config.split, config.revision)
+    columns = resolve_columns(config.path, rows, config.columns)
+    required: set[ExampleField] = {"prompt", *config.columns}
+    stem = Path(config.path).name.split(".")[0]
+
+    def convert(row: Row) -> Example:
+        return example_from_values(row.values, columns, required, config.format, default_id=f"{stem}:{row.number}")
+
+    return collect_examples(config.path, rows, convert, config.bad_rows)
+
+
+def collect_examples(
+    source: str, rows: Sequence[Row], convert: Callable[[Row], Example], bad_rows: Literal["stop", "skip"]
+) -> LoadedExamples:
+    """Convert rows in order. A row is bad if it could not be read, ``convert`` refuses it, or its id was seen before.
+
+    ``convert`` raises ``FieldError`` to refuse a row.
+
+    Raises:
+        DataError: a row is bad and ``bad_rows`` is "stop", or none is good.
+    """
+    loaded = LoadedExamples(source, [], [])
+    places: dict[str, str] = {}
+    for row in rows:
+        try:
+            example = _convert(row, convert, places)
+        except _BadRow as error:
+            if bad_rows == "stop":
+                raise DataError(f"{source}, {error} (bad_rows: skip would leave bad rows out)") from error
+            loaded.skipped.append(str(error))
+            continue
+        places[example.id] = row.place
+        loaded.examples.append(example)
+    if not loaded.examples:
+        raise DataError(f"none of the {len(rows)} rows of {source} can be used; the first: {loaded.skipped[0]}")
+    if loaded.skipped:
+        logger.warning("%s", loaded)
+    return loaded
+
+
+def resolve_columns(source: str, rows: Sequence[Row], mapped: Mapping[ExampleField, str]) -> dict[ExampleField, str]:
+    """The column of every field that has one.
+
+    Raises:
+        DataError: a mapped column, or one for the prompt, is in no row; the message names those there are.
+    """
+    existing = list(dict.fromkeys(column for row in rows for column in row.values))
+    readable = any(row.problem is None for row in rows)
+    for name, column in mapped.items():
+        if readable and column not in existing:
+            raise DataError(
+                f"{source} has no column {column!r}, which columns.{name} names{_choices(column, existing)}"
+            )
+    columns: dict[ExampleField, str] = {
+        name: name for name in FIELDS if name in existing and name != "task" and name not in mapped.values()
+    }
+    columns |= mapped
+    if readable and "prompt" not in columns:
+        raise DataError(
+            f"{source} has no column 'prompt'{_choices('prompt', existing)} "
+            "Name the one that holds the prompt as columns.prompt."
+        )
+    return columns
+
+
+class _BadRow(Exception):
+    """A row that is skipped or stops the run; the message names place and field."""
+
+
+def _convert(row: Row, convert: Callable[[Row], Example], places: Mapping[str, str]) -> Example:
+    if row.problem is not None:
+        raise _BadRow(f"{row.place} {row.problem}")
+    try:
+        example = convert(row)
+    except FieldError as error:
+        raise _BadRow(f"{row.place}: {error}") from error
+    if example.id in places:
+        raise _BadRow(f"{row.place}: field 'id' is {example.id!r}, as in {places[example.id]}; ids must differ")
+    return example
+
+
+def _choices(column: str, existing: Sequence[str]) -> str:
+    near = get_close_matches(column, existing, n=1)
+    guess = f" Did you mean {near[0]!r}?" if near else ""
+    return f"; its columns are {', '.join(map(repr, existing))}.{guess}"
