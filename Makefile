@@ -8,7 +8,7 @@ VENV ?= .venv
 TORCH_INDEX ?=
 
 BIN := $(VENV)/bin
-PIP = $(BIN)/python -m pip --quiet --disable-pip-version-check install --constraint requirements/constraints.txt
+PIP = $(BIN)/python -m pip --quiet --quiet --disable-pip-version-check install --constraint requirements/constraints.txt
 # An install is done once for what these files say: another content is another stamp.
 VERSIONS := $(shell cat pyproject.toml requirements/*.txt | cksum | cut -d ' ' -f 1)
 STAMP := $(VENV)/installed-$(VERSIONS)
