@@ -70,10 +70,10 @@ class CustomConfig(Config):
         return component(**(self.model_extra or {}), **context)
 
 
-def component_union(*config_classes: type[Config]) -> Any:
+def component_union(*config_classes: type[Config], custom: type[CustomConfig] = CustomConfig) -> Any:
     """The annotation of a field that takes any of ``config_classes`` (told apart by ``type``) or a user's class.
 
-    Each class declares ``type: Literal["name"] = "name"``.
+    Each class declares ``type: Literal["name"] = "name"``; ``custom`` is the config of the user's class.
     """
     tagged = [Annotated[cls, Tag(cls.model_fields["type"].default)] for cls in config_classes]
     known = [cls.model_fields["type"].default for cls in config_classes]
@@ -84,5 +84,5 @@ def component_union(*config_classes: type[Config]) -> Any:
             return "custom"
         return name
 
-    members = (*tagged, Annotated[CustomConfig, Tag("custom")])
+    members = (*tagged, Annotated[custom, Tag("custom")])
     return Annotated[Union[members], Discriminator(tag)]  # noqa: UP007 (a tuple cannot be spelled with |)

@@ -1,5 +1,6 @@
 """The reward protocol: a batch of ``RewardInput`` in, one ``RewardOutput`` for each out, in order."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
@@ -20,7 +21,11 @@ class RewardInput:
 @dataclass(slots=True)
 class RewardOutput:
     """A finite ``score`` with its named ``parts``; or ``error`` and ``message``, why it could not be judged, with
-    ``score`` None. A failure is never a score of 0."""
+    ``score`` None. A failure is never a score of 0.
+
+    ``score`` None without an error: the reward does not apply to this example. A weighted sum leaves that part out;
+    where nothing applies, ``score_checked`` makes it an error.
+    """
 
     score: float | None
     parts: dict[str, float] = field(default_factory=dict)
@@ -30,8 +35,22 @@ class RewardOutput:
 
 @runtime_checkable
 class Reward(Protocol):
-    """Anything that judges completions. ``close`` ends worker processes, if there are any."""
+    """Anything that judges completions.
+
+    ``score`` may be called from any thread, and from several at once. ``close`` ends worker processes, if there are
+    any; they start again when they are needed.
+    """
 
     def score(self, inputs: Sequence[RewardInput]) -> list[RewardOutput]: ...
 
     def close(self) -> None: ...
+
+
+def part_name(reward: Reward) -> str:
+    """What a reward is called in ``parts`` and metrics: its ``name``, or its class (``MathAnswerReward`` is
+    ``math_answer``)."""
+    name = getattr(reward, "name", None)
+    if isinstance(name, str) and name:
+        return name
+    class_name = type(reward).__name__
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", class_name.removesuffix("Reward") or class_name).lower()

@@ -1,0 +1,160 @@
+"""Where a completion's final answer is. Strings only, in linear time."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from posttrain.rewards.answer_form import MATH_WORDS
+
+Step = Literal["boxed", "hash", "phrase", "last_expression"]
+STEPS: tuple[Step, ...] = ("boxed", "hash", "phrase", "last_expression")
+
+_BRACE_OR_BOX = re.compile(r"\\(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
+_PHRASE = re.compile(r"\banswer\b[^.\n]{0,60}?(?:\bis\b|\bare\b|:|=)|^[\s*_]*A[*_]*:", re.IGNORECASE | re.MULTILINE)
+_LEAD_IN = re.compile(
+    r"(?:[\s*_:=≈]+|(?:about|approximately|exactly|equal to|simply|just|therefore|thus|option|choice)\b)*",
+    re.IGNORECASE,
+)
+_LATEX = re.compile(
+    r"\$\$([^$]{1,2000})\$\$|\\\[(.{1,2000}?)\\\]|\\\((.{1,2000}?)\\\)|(?<!\\)\$([^$\n]{1,2000})\$", re.DOTALL
+)
+_NUMBER = re.compile(
+    r"(?<![\w.])(?:[-−+](?=\s?[$€£¥]?\.?\d))?\s?(?:\\?\$|[€£¥])?-?"
+    r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)?(?:(?<=\d)|(?=\.\d))(?:\.\d+)?"
+    r"(?:\s+\d+/\d+|\s?/\s?\d+)?(?:\s?\\?%|\s(?:hundred|thousand|million|billion|trillion)\b)?"
+)
+_CHOICE = re.compile(r"\(?([A-Z])\)?(?![A-Za-z])")
+_SENTENCE_END = re.compile(r"\n|\.(?=\s|$|\*)|;|[!?](?=\s|$)|,\s(?=[a-z]{2,})")
+
+
+@dataclass(frozen=True, slots=True)
+class ExtractedAnswer:
+    """The text of a final answer, and the step that found it."""
+
+    text: str
+    step: Step
+
+
+def after_thinking(completion: str, tags: tuple[str, str] = ("<think>", "</think>")) -> str | None:
+    """The text after the last thinking block; None where a block was opened and not closed."""
+    opening, closing = tags
+    _, closed, rest = completion.rpartition(closing)
+    rest = rest if closed else completion
+    return None if opening in rest else rest
+
+
+def extract_answer(text: str, expects_text: bool = False) -> ExtractedAnswer | None:
+    r"""The final answer in ``text``: the last ``\boxed{...}``, else the last ``####`` line, else what follows "answer
+    is", "answer:" or "A:", else the last number or expression. None if there is none of these.
+
+    ``expects_text``: the gold answer is words or a choice letter, so a phrase may hold such.
+    """
+    boxed = boxed_contents(text)
+    if boxed:
+        return ExtractedAnswer(boxed[-1], "boxed")
+    marked = _after_hashes(text)
+    if marked:
+        return ExtractedAnswer(marked, "hash")
+    phrase = _after_phrase(text, expects_text)
+    if phrase:
+        return ExtractedAnswer(phrase, "phrase")
+    last = None if expects_text else _last_expression(text)
+    return ExtractedAnswer(last, "last_expression") if last else None
+
+
+def boxed_contents(text: str) -> list[str]:
+    r"""What is in the ``\boxed{...}`` (or ``\fbox``) with balanced braces, in order of their closing; not the empty
+    ones, and for nested ones what is innermost."""
+    contents: list[str] = []
+    openings: list[int | None] = []
+    for match in _BRACE_OR_BOX.finditer(text):
+        token = match.group()
+        if token == "}" and openings:
+            start = openings.pop()
+            content = "" if start is None else text[start : match.start()].strip()
+            if content and "\\boxed" not in content:
+                contents.append(content)
+        elif token.endswith("{") and token != "\\{":
+            openings.append(match.end() if len(token) > 1 else None)
+    return contents
+
+
+def gold_form(gold: str) -> str:
+    r"""The answer inside a gold solution: after the last ``####`` (GSM8K), or in the last ``\boxed{...}``."""
+    boxed = boxed_contents(gold)
+    return _after_hashes(gold) or (boxed[-1] if boxed else gold)
+
+
+def split_answers(answer: str) -> Iterator[str]:
+    """The parts of an answer that lists several: split at commas, semicolons, "and" and "or" outside brackets."""
+    depth, start = 0, 0
+    text = re.sub(r"\\text\{\s*(?:and|or)\s*\}|\s(?:and|or)\s", ", ", answer.replace("{,}", ""))
+    for position, character in enumerate(text):
+        depth += (character in "([{") - (character in ")]}")
+        if depth == 0 and character in ",;":
+            yield text[start:position].strip()
+            start = position + 1
+    yield text[start:].strip()
+
+
+def _after_hashes(text: str) -> str:
+    _, found, rest = text.rpartition("####")
+    return rest.strip().split("\n")[0].strip() if found else ""
+
+
+def _after_phrase(text: str, expects_text: bool) -> str | None:
+    """What the last phrase that introduces an answer is followed by, looking at no more than the last five."""
+    for match in list(_PHRASE.finditer(text))[-5:][::-1]:
+        rest = text[match.end() : match.end() + 2000]
+        rest = rest[_lead_in(rest) :]
+        answer = _leading_text(rest) if expects_text else _leading_expression(rest)
+        if answer:
+            return answer
+    return None
+
+
+def _lead_in(text: str) -> int:
+    match = _LEAD_IN.match(text)
+    return match.end() if match else 0
+
+
+def _leading_text(text: str) -> str | None:
+    bare = re.sub(r"^(?:\$|\\\(|\\text\{)+", "", text)
+    if choice := _CHOICE.match(bare):
+        return choice.group(1)
+    sentence = _SENTENCE_END.split(text, maxsplit=1)[0].strip(" *_$")
+    return sentence if sentence and len(sentence.split()) <= 6 else None
+
+
+def _leading_expression(text: str) -> str | None:
+    latex = _LATEX.match(text)
+    if latex and looks_like_maths(content := _latex_content(latex)):
+        return content
+    sentence = _SENTENCE_END.split(text, maxsplit=1)[0].strip(" *_")
+    if looks_like_maths(sentence):
+        return sentence
+    number = _NUMBER.match(sentence)
+    return number.group().strip() if number else _last_expression(sentence)
+
+
+def _last_expression(text: str) -> str | None:
+    """The LaTeX expression or number that ends last."""
+    latex = [match for match in _LATEX.finditer(text) if looks_like_maths(_latex_content(match), needs_digit=True)]
+    numbers = list(_NUMBER.finditer(text))
+    if latex and (not numbers or numbers[-1].start() < latex[-1].end()):
+        return _latex_content(latex[-1])
+    return numbers[-1].group().strip() if numbers else None
+
+
+def _latex_content(match: re.Match[str]) -> str:
+    return next(group for group in match.groups() if group is not None).strip()
+
+
+def looks_like_maths(text: str, needs_digit: bool = False) -> bool:
+    """Whether a short text is an expression rather than prose: it has no words but those of mathematics."""
+    if not text or len(text) > 500 or (needs_digit and not re.search(r"\d", text)):
+        return False
+    bare = re.sub(r"\\(?:text|mathrm|mbox)\s*\{[^{}]*\}|\\[A-Za-z]+", " ", text)
+    words = re.findall(r"[A-Za-z]{2,}", bare)
+    return all(word.lower() in MATH_WORDS for word in words if len(word) > 2) and len(words) < 6

@@ -1,0 +1,48 @@
+"""``RewardConfig``: the rewards that a job can name by ``type``. Importing it imports no reward's libraries."""
+
+import inspect
+from typing import TYPE_CHECKING
+
+from posttrain.config import CustomConfig, component_union, load_object
+from posttrain.rewards.composition import GateConfig, RouteConfig, WeightedPart, WeightedSumConfig
+from posttrain.rewards.format import FormatConfig
+from posttrain.rewards.math_answer import MathAnswerConfig
+from posttrain.rewards.on_error import BaseRewardConfig
+from posttrain.rewards.overlong import OverlongConfig
+from posttrain.rewards.reward import Reward
+from posttrain.rewards.trl_function import TRLFunctionConfig, TRLFunctionReward
+
+
+class CustomRewardConfig(CustomConfig, BaseRewardConfig):
+    """A user's own reward: a class with ``score`` and ``close``, or a function in TRL's form.
+
+    The other keys go to the class (see ``CustomConfig``), or to the function as keyword arguments.
+    """
+
+    def make(self) -> Reward:
+        component = load_object(self.type)
+        if inspect.isclass(component):
+            reward: Reward = CustomConfig.build(self)
+            return reward
+        return TRLFunctionReward(component, arguments=self.model_extra)
+
+    def build(self) -> Reward:  # type: ignore[override]
+        return BaseRewardConfig.build(self)
+
+
+if TYPE_CHECKING:
+    RewardConfig = BaseRewardConfig
+else:
+    RewardConfig = component_union(
+        MathAnswerConfig,
+        FormatConfig,
+        OverlongConfig,
+        TRLFunctionConfig,
+        WeightedSumConfig,
+        GateConfig,
+        RouteConfig,
+        custom=CustomRewardConfig,
+    )
+
+for _config in (WeightedPart, WeightedSumConfig, GateConfig, RouteConfig):
+    _config.model_rebuild(_types_namespace={"RewardConfig": RewardConfig})
