@@ -11,6 +11,7 @@ from pydantic_core import ErrorDetails
 
 KeyPath = tuple[str | int, ...]
 
+MOST_CHOICES_SHOWN = 8
 OWN_CLASS = "package.module:Name of your own class"
 
 
@@ -63,10 +64,11 @@ def _validator_problem(keys: KeyPath, message: str, data: dict[str, Any]) -> Pro
 
 
 def unknown(what: str, word: str, choices: Sequence[str]) -> str:
-    """``what``, the choice nearest to ``word``, and all choices."""
+    """``what``, the choice nearest to ``word``, and all choices unless they are many and one is near."""
     near = difflib.get_close_matches(word, choices, n=1)
     hint = f"; did you mean {near[0]}?" if near else ""
-    return f"{what}{hint} (known: {', '.join(choices) or 'none'})"
+    known = f" (known: {', '.join(choices) or 'none'})" if not near or len(choices) <= MOST_CHOICES_SHOWN else ""
+    return f"{what}{hint}{known}"
 
 
 def _keys_in(data: Any, loc: tuple[str | int, ...]) -> KeyPath:
@@ -93,7 +95,7 @@ def _valid_keys(config_class: type[BaseModel], loc: tuple[str | int, ...]) -> li
     classes = [config_class]
     for part in loc:
         if any(part in cls.model_fields for cls in classes):
-            fields = [cls.model_fields[part] for cls in classes if part in cls.model_fields]  # type: ignore[index]
+            fields = [cls.model_fields[part] for cls in classes if part in cls.model_fields]
             classes = [cls for f in fields for cls in _config_classes(f.annotation)]
         elif tagged := [
             cls for cls in classes if "type" in cls.model_fields and cls.model_fields["type"].default == part

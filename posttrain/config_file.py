@@ -122,9 +122,13 @@ def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     result = dict(base)
     for key, value in over.items():
         below = base.get(key)
-        both = isinstance(below, dict) and isinstance(value, dict)
-        same_type = both and value.get("type", below.get("type")) == below.get("type")
-        result[key] = _merged(below, value) if both and same_type else value
+        if (
+            isinstance(below, dict)
+            and isinstance(value, dict)
+            and value.get("type", below.get("type")) == below.get("type")
+        ):
+            value = _merged(below, value)
+        result[key] = value
     return result
 
 
@@ -192,7 +196,7 @@ def _apply_override(file: ConfigFile, override: str) -> None:
 def _section(target: Any, key: str | int, place: str, name: str) -> Any:
     """The mapping or list under ``key``, made if there is none yet."""
     _check_index(target, key, place, name.rpartition(".")[0])
-    section = target[key] if isinstance(target, list) else target.get(key)
+    section: Any = target.get(key) if isinstance(target, dict) else target[key]
     if section is None:
         section = target[key] = {}
     if not isinstance(section, dict | list):

@@ -94,7 +94,9 @@ def load_job(path: str | Path, overrides: Sequence[str] = ()) -> Job[Any]:
         JobError: what is wrong, with file, line and key; a line for each mistake.
     """
     file = read_config_file(path, overrides)
-    return file.validate(Job[trainer_config_class(file)])  # type: ignore[misc]
+    job_class: Any = Job[trainer_config_class(file)]  # type: ignore[misc]
+    job: Job[Any] = file.validate(job_class)
+    return job
 
 
 def trainer_config_class(file: ConfigFile) -> type[Config]:

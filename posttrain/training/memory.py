@@ -7,10 +7,7 @@ weight's own width. A frozen parameter is its weight alone.
 
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from torch import nn
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +60,12 @@ def bytes_of(dtype: str) -> int:
     return {"float32": 4, "bfloat16": 2}[dtype]
 
 
-def lora_parameters(model: "nn.Module", rank: int) -> int:
-    """Parameters of a LoRA adapter on every linear layer but the language-model head: ``rank * (in + out)`` each."""
+def lora_parameters(model: Any, rank: int) -> int:
+    """Parameters of a LoRA adapter on every linear layer of a transformers ``model`` but its language-model head:
+    ``rank * (in + out)`` each."""
     from torch import nn
 
-    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    head = model.get_output_embeddings()
     linears = [module for module in model.modules() if isinstance(module, nn.Linear) and module is not head]
     return sum(rank * (linear.in_features + linear.out_features) for linear in linears)
 

@@ -1,0 +1,104 @@
+"""From a checked job to a run: its folder, its model, its reward, its trainer."""
+
+import os
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from posttrain.errors import JobError
+from posttrain.job import Job, trainer_class
+from posttrain.rewards.reward import Reward
+from posttrain.tasks.task import Task
+from posttrain.trainers.sft_config import SFTConfig
+from posttrain.training.run_folder import claim_run_folder
+
+
+def run_job(job: Job[Any], resume: str | None = None) -> Any:
+    """Run ``job`` to its end and return the trainer's summary. ``resume`` is "auto" or the path of a checkpoint.
+
+    Raises:
+        UserError: something that the job names cannot be used.
+        Interrupted: SIGTERM arrived, and the run was saved.
+    """
+    check_trackers(job)
+    folder = Path(job.run.folder)
+    if os.environ.get("RANK", "0") == "0":
+        claim_run_folder(folder, job.to_yaml(), resume is not None)
+    trainer = build_trainer(job, starting_model(job))
+    return trainer.train(resume)
+
+
+def build_trainer(job: Job[Any], model: str | Path) -> Any:
+    """The trainer of ``job``, starting from ``model``."""
+    task = job.data.build()
+    components: dict[str, Any] = {}
+    if job.method != "sft":
+        components = {"reward": build_reward(job, task), "grader": task.reward(), "engine": job.engine}
+    return trainer_class(job.method)(
+        model,
+        job.trainer,
+        train_dataset=task.train_examples(),
+        eval_dataset=task.eval_examples(),
+        model_config=job.model,
+        run=job.run,
+        **components,
+    )
+
+
+def starting_model(job: Job[Any]) -> str | Path:
+    """Where training starts from: the named model, a tiny one made here, or either one after its warm start.
+
+    A warm start is an ``sft`` job of its own in ``run.warm_start_folder``, or in a folder inside the run's.
+    """
+    if job.warm_start is not None:
+        folder = Path(job.run.warm_start_folder or Path(job.run.folder) / "warm_start")
+        run_job(warm_start_job(job, folder), resume="auto")
+        return folder / "model"
+    if job.model.tiny is not None:
+        return tiny_model(job)
+    return str(job.model.path)
+
+
+def warm_start_job(job: Job[Any], folder: Path) -> Job[SFTConfig]:
+    """The supervised job that makes the starting model of ``job``."""
+    assert job.warm_start is not None
+    run = job.run.model_copy(update={"folder": str(folder), "warm_start_folder": None})
+    return Job[SFTConfig](method="sft", model=job.model, data=job.data, trainer=job.warm_start, run=run)
+
+
+def tiny_model(job: Job[Any]) -> Path:
+    """The tiny model of ``job``, made in the run folder by the first rank, once."""
+    from posttrain.data.tiny_model import create_tiny_model
+    from posttrain.training.accelerator import make_accelerator
+
+    assert job.model.tiny is not None
+    folder = Path(job.run.folder) / "model-start"
+    accelerator = make_accelerator([], job.run.folder, max_grad_norm=1.0)
+    with accelerator.main_process_first():
+        if not folder.is_dir():
+            unfinished = folder.with_suffix(".unfinished")
+            create_tiny_model(unfinished, job.model.tiny)
+            unfinished.rename(folder)
+    return folder
+
+
+def build_reward(job: Job[Any], task: Task) -> Reward:
+    """The job's reward, or the task's own.
+
+    Raises:
+        JobError: there is neither.
+    """
+    if job.reward is not None:
+        reward: Reward = job.reward.build()
+        return reward
+    own = task.reward()
+    if own is None:
+        raise JobError("reward: data of this type has no judgement of its own; say how completions are judged")
+    return own
+
+
+def check_trackers(job: Job[Any]) -> None:
+    """Raises ``JobError`` for a tracker whose package is not installed."""
+    for tracker in job.run.trackers:
+        if find_spec(tracker) is None:
+            raise JobError(f"run.trackers: {tracker} is not installed: pip install {tracker}, or leave it out")

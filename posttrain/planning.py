@@ -1,0 +1,311 @@
+"""What a job would do: everything resolved and checked, the batch arithmetic, a memory estimate; nothing is trained.
+
+Nothing is written, and no weights are loaded: the model's shape is built on the meta device.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from posttrain.build import build_reward
+from posttrain.data.chat import PromptEncoder
+from posttrain.errors import JobError
+from posttrain.job import Job
+from posttrain.rewards.reward import Reward, RewardInput
+from posttrain.trainers.oreal_config import OREALConfig
+from posttrain.trainers.policy_config import PolicyTrainerConfig
+from posttrain.training.memory import (
+    Launch,
+    bytes_of,
+    deepspeed_estimate,
+    frozen_bytes,
+    lora_parameters,
+    trained_bytes,
+)
+from posttrain.types import Example
+
+WIDTH = 80
+
+
+@dataclass(frozen=True, slots=True)
+class ModelShape:
+    """Sizes of the policy. ``cache_bytes_per_token`` is the key-value cache's, in the engine's dtype."""
+
+    name: str
+    parameters: int
+    trained: int
+    largest_layer: int
+    context: int
+    cache_bytes_per_token: int
+
+
+@dataclass(slots=True)
+class Plan:
+    """Sections of (name, value) lines, in the order they are printed, and warnings."""
+
+    sections: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+
+def print_plan(job: Job[Any]) -> None:
+    """Print the plan of ``job``, 80 columns wide.
+
+    Raises:
+        UserError: what would stop the run.
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    plan = make_plan(job, Launch.of_environment())
+    console = Console(width=WIDTH, highlight=False, emoji=False)
+    for title, lines in plan.sections.items():
+        console.print(f"[bold]{title}[/bold]")
+        table = Table.grid(padding=(0, 2))
+        table.add_column(min_width=24)
+        table.add_column(overflow="fold")
+        for name, value in lines:
+            table.add_row(f"  {name}", value.replace("[", r"\["))
+        console.print(table)
+    for warning in plan.warnings:
+        console.print(f"[yellow]warning:[/yellow] {warning}")
+    console.print("The job is sound. Nothing was trained or written.")
+
+
+def make_plan(job: Job[Any], launch: Launch) -> Plan:
+    """Resolve and check everything that ``job`` names.
+
+    Raises:
+        UserError: a data row, the reward or the model cannot be used, or the sizes do not fit each other.
+    """
+    config, tokenizer = model_and_tokenizer(job)
+    model = empty_model(config)
+    shape = shape_of(job, config, model)
+    plan = Plan({"Model": list(model_lines(job, shape))})
+    task = job.data.build()
+    train, held_out = task.train_examples(), task.eval_examples()
+    encoder = PromptEncoder(tokenizer, prompt_budget(job, shape.context))
+    lengths = {"training": prompt_lengths(encoder, train), "held-out": prompt_lengths(encoder, held_out)}
+    plan.sections["Data"] = [(f"{name} examples", describe_lengths(values)) for name, values in lengths.items()]
+    if isinstance(job.trainer, PolicyTrainerConfig):
+        plan.sections["Reward on one example"] = list(reward_lines(build_reward(job, task), train[0]))
+        plan.sections["Batch"] = list(batch_lines(job.trainer, max(lengths["training"]), launch))
+        plan.warnings += warnings(job.trainer, len(train))
+    plan.sections["Memory on each rank, estimated"] = list(memory_lines(job, shape, model, launch))
+    return plan
+
+
+def model_and_tokenizer(job: Job[Any]) -> tuple[Any, Any]:
+    """The transformers config and tokenizer of the policy, without weights.
+
+    Raises:
+        JobError: there is no such model.
+    """
+    if job.model.tiny is not None:
+        from posttrain.data.tiny_model import create_tokenizer, qwen2_config
+
+        tokenizer = create_tokenizer(job.model.tiny)
+        return qwen2_config(job.model.tiny, tokenizer), tokenizer
+    from transformers import AutoConfig, AutoTokenizer
+
+    path, revision = job.model.path, job.model.revision
+    try:
+        config = AutoConfig.from_pretrained(path, revision=revision)
+        return config, AutoTokenizer.from_pretrained(path, revision=revision)
+    except (OSError, ValueError) as error:
+        raise JobError(f"model.path: cannot load {path!r}: {error}") from error
+
+
+def empty_model(config: Any) -> Any:
+    """The model's modules with shapes and no storage."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config)
+
+
+def shape_of(job: Job[Any], config: Any, model: Any) -> ModelShape:
+    """Sizes of the policy, counted on ``model``."""
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    lora = job.model.lora
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    width = bytes_of(getattr(job.engine, "dtype", job.model.dtype))
+    return ModelShape(
+        name=config.model_type if job.model.tiny is not None else str(job.model.path),
+        parameters=parameters,
+        trained=parameters if lora is None else lora_parameters(model, lora.rank),
+        largest_layer=max(sum(p.numel() for p in module.parameters(recurse=False)) for module in model.modules()),
+        context=config.max_position_embeddings,
+        cache_bytes_per_token=2 * config.num_hidden_layers * heads * head_dim * width,
+    )
+
+
+def prompt_budget(job: Job[Any], context: int) -> int:
+    """Most tokens that a prompt may have: what the context leaves beside a whole completion.
+
+    Raises:
+        JobError: it leaves nothing.
+    """
+    if not isinstance(job.trainer, PolicyTrainerConfig):
+        return context
+    completion = job.trainer.sampling.max_completion_tokens
+    budget = context - completion
+    if budget < 1:
+        raise JobError(
+            f"trainer.sampling.max_completion_tokens ({completion}) leaves no room for a prompt: the model's context "
+            f"is {context} tokens"
+        )
+    return min(budget, job.trainer.max_prompt_tokens or budget)
+
+
+def prompt_lengths(encoder: PromptEncoder, examples: Sequence[Example]) -> list[int]:
+    """Tokens of every prompt. Raises ``DataError`` for one that cannot be encoded or is too long."""
+    return [len(encoder.prompt_ids(example)) for example in examples]
+
+
+def describe_lengths(lengths: Sequence[int]) -> str:
+    """How many there are, and how long."""
+    if not lengths:
+        return "none"
+    return f"{len(lengths):,}, prompts of {min(lengths)} to {max(lengths)} tokens"
+
+
+def model_lines(job: Job[Any], shape: ModelShape) -> Iterator[tuple[str, str]]:
+    """What is trained."""
+    yield "policy", f"{shape.name}, {job.model.dtype}, context {shape.context:,} tokens"
+    adapter = "" if job.model.lora is None else f" (LoRA of rank {job.model.lora.rank})"
+    yield "parameters", f"{shape.parameters:,}, of which {shape.trained:,} are trained{adapter}"
+    if job.warm_start is not None:
+        warm = job.warm_start
+        yield "warm start", f"{warm.steps} steps of {warm.batch_size} demonstrations"
+
+
+def reward_lines(reward: Reward, example: Example) -> Iterator[tuple[str, str]]:
+    """The reward of an example's own demonstration or answer, in place of a completion.
+
+    Raises:
+        RewardFailure: the reward breaks its contract.
+    """
+    source = next((name for name in ("demonstration", "answer") if getattr(example, name)), None)
+    text = getattr(example, source) if source else ""
+    completion = text if isinstance(text, str) else text[0]
+    try:
+        (output,) = reward.score([RewardInput(example, completion)])
+    finally:
+        reward.close()
+    yield "example", example.id
+    yield "completion", f"its {source}: {completion!r}" if source else "empty: it has no demonstration and no answer"
+    yield "score", f"none: {output.error}: {output.message}" if output.score is None else f"{output.score:g}"
+    for name, part in output.parts.items():
+        yield f"  {name}", f"{part:g}"
+
+
+def batch_lines(config: PolicyTrainerConfig, longest_prompt: int, launch: Launch) -> Iterator[tuple[str, str]]:
+    """The batch arithmetic of a step.
+
+    Raises:
+        JobError: some rank would have no prompt.
+    """
+    prompts, group, ranks = config.prompts_per_step, config.rollouts_per_prompt, launch.ranks
+    if prompts < ranks:
+        raise JobError(
+            f"trainer.prompts_per_step ({prompts}) is less than the {ranks} ranks: some would have no prompt"
+        )
+    most = math.ceil(prompts / ranks)
+    tokens = most * group * (longest_prompt + config.sampling.max_completion_tokens)
+    yield "ranks", f"{ranks}"
+    yield "rollouts per step", f"{prompts} prompts x {group} rollouts = {prompts * group:,}"
+    yield "on each rank", f"{most} prompts, {most * group:,} rollouts, at most {tokens:,} tokens"
+    yield (
+        "micro-batches",
+        f"at most {math.ceil(tokens / config.tokens_per_micro_batch)} of about "
+        + (f"{config.tokens_per_micro_batch:,} tokens on each rank, if every completion fills its budget"),
+    )
+    yield (
+        "optimizer updates",
+        f"{config.steps} steps x {config.updates_per_step} = {config.steps * config.updates_per_step:,}",
+    )
+    yield "rollouts in all", f"{config.steps * prompts * group:,}"
+    if isinstance(config, OREALConfig):
+        yield from oreal_batch_lines(config)
+
+
+def oreal_batch_lines(config: OREALConfig) -> Iterator[tuple[str, str]]:
+    """How many prompts are expected to have both a right and a wrong rollout: 1 - p^K - (1 - p)^K of them."""
+    group = config.rollouts_per_prompt
+    shares = {rate: 1 - rate**group - (1 - rate) ** group for rate in (0.05, 0.2, 0.5, 0.8, 0.95)}
+    text = ", ".join(f"{share * config.prompts_per_step:.1f} at {rate:.0%}" for rate, share in shares.items())
+    yield "prompts with a pair", f"{text} pass rate"
+    yield "frozen policy", f"the first {config.frozen_steps} steps, while the token reward model learns alone"
+
+
+def memory_lines(job: Job[Any], shape: ModelShape, model: Any, launch: Launch) -> Iterator[tuple[str, str]]:
+    """Resident bytes of every model, and the bounds of what comes and goes."""
+    dtype = job.model.dtype
+    sizes = {"policy and optimizer": trained_bytes(shape.parameters, shape.trained, dtype, launch)}
+    if getattr(job.trainer, "kl_coef", 0) and job.model.lora is None:
+        sizes["reference model"] = frozen_bytes(shape.parameters, dtype)
+    if isinstance(job.trainer, OREALConfig) and job.trainer.token_weighting != "none":
+        sizes["token reward model"] = token_model_bytes(job.trainer, shape, model, dtype, launch)
+    if isinstance(job.trainer, PolicyTrainerConfig):
+        sizes |= engine_bytes(job, shape)
+        sizes["a chunk of logits"] = 2 * 4.0 * job.model.logits_chunk_size * model.config.vocab_size
+    for name, size in sizes.items():
+        yield name, human_bytes(size)
+    yield "sum, before activations", human_bytes(sum(sizes.values()))
+    if launch.zero_stage is not None:
+        cpu, gpu = deepspeed_estimate(shape.parameters, shape.largest_layer, launch)
+        yield (
+            "DeepSpeed's estimate",
+            f"ZeRO-{launch.zero_stage}, policy only: {human_bytes(gpu)} a rank, {human_bytes(cpu)} of CPU a node",
+        )
+
+
+def token_model_bytes(config: OREALConfig, shape: ModelShape, model: Any, dtype: str, launch: Launch) -> float:
+    """A second trained model; or, on the reference's backbone, its adapter alone."""
+    if config.token_reward_model.sharing == "separate":
+        return trained_bytes(shape.parameters, shape.parameters, dtype, launch)
+    adapter = lora_parameters(model, config.token_reward_model.lora_rank)
+    backbone = 0.0 if config.kl_coef else frozen_bytes(shape.parameters, dtype)
+    return backbone + trained_bytes(adapter, adapter, dtype, launch)
+
+
+def engine_bytes(job: Job[Any], shape: ModelShape) -> dict[str, float]:
+    """The engine's copy of the weights, and the most that its key-value cache takes."""
+    engine = job.engine
+    sizes = {"engine's weights": frozen_bytes(shape.parameters, getattr(engine, "dtype", job.model.dtype))}
+    if hasattr(engine, "max_num_tokens"):
+        sizes["engine's cache, at most"] = float(engine.max_num_tokens * shape.cache_bytes_per_token)
+    elif hasattr(engine, "kv_cache_gib"):
+        sizes["engine's cache (on a CPU)"] = engine.kv_cache_gib * 2.0**30
+    return sizes
+
+
+def warnings(config: PolicyTrainerConfig, examples: int) -> list[str]:
+    """Settings that are allowed and rarely meant."""
+    found = []
+    if config.prompts_per_step > examples:
+        found.append(f"a step samples {config.prompts_per_step} prompts and there are {examples}: some come twice")
+    if isinstance(config, OREALConfig):
+        if config.kl_coef and config.kl_reference == "old":
+            found.append("trainer.kl_reference: old has no gradient on the first update of a step; initial has")
+        if config.frozen_steps >= config.steps:
+            found.append(
+                f"the policy is frozen for {config.frozen_steps} steps and there are {config.steps}: it never learns"
+            )
+        if config.token_weighting != "none" and config.frozen_steps == 0:
+            found.append(
+                "trainer.policy_freeze_steps: 0 starts the policy on a token reward model whose head is still zero"
+            )
+    return found
+
+
+def human_bytes(size: float) -> str:
+    """``size`` in the unit that gives it at most four digits, powers of 1,000."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:,.3g} TB"
