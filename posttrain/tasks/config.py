@@ -1,0 +1,8 @@
+"""The tasks that a job's ``data`` section chooses from by ``type``."""
+
+from posttrain.config import component_union
+from posttrain.tasks.arithmetic import ArithmeticConfig
+from posttrain.tasks.gsm8k import GSM8KConfig
+from posttrain.tasks.rows import RowsConfig
+
+TaskConfig = component_union(ArithmeticConfig, GSM8KConfig, RowsConfig)

@@ -1,0 +1,185 @@
+"""Arithmetic: the same problems for the same seed, none both held out and trained on, and a strict judgement."""
+
+import random
+import time
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from posttrain.errors import JobError
+from posttrain.rewards.reward import Reward, RewardInput
+from posttrain.tasks.arithmetic import ArithmeticConfig, ArithmeticTask, ExactIntegerReward
+from posttrain.types import Example
+
+SETTINGS: list[dict[str, Any]] = [
+    {},
+    {"max_operand": 999, "working": "columns"},
+    {"operators": ["+", "-"], "terms": 3, "working": "steps"},
+    {"operators": ["*"], "terms": 3, "max_operand": 30},
+    {"operators": ["+", "-", "*"], "terms": 5, "parentheses": True, "working": "steps"},
+    {"min_carries": 1, "max_carries": 1, "max_operand": 999},
+]
+
+
+def task(**keys: Any) -> ArithmeticTask:
+    return ArithmeticConfig.model_validate({"train_size": 300, "eval_size": 50, **keys}).build()
+
+
+def problem(example: Example) -> str:
+    assert isinstance(example.prompt, str)
+    return example.prompt.removesuffix("=")
+
+
+def score(completion: str, answer: str = "46") -> float | None:
+    (output,) = ExactIntegerReward().score([RewardInput(Example(id="e", prompt="p", answer=answer), completion)])
+    return output.score
+
+
+@pytest.mark.parametrize("keys", SETTINGS)
+def test_answers_are_right_and_demonstrations_earn_the_full_reward(keys: dict[str, Any]) -> None:
+    made = task(**keys)
+    examples = made.train_examples() + made.eval_examples()
+    assert [example.answer for example in examples] == [str(eval(problem(example))) for example in examples]
+    outputs = made.reward().score([RewardInput(example, str(example.demonstration)) for example in examples])
+    assert {output.score for output in outputs} == {1.0}
+    assert len({example.id for example in examples}) == len(examples)
+    assert (len(made.train_examples()), len(made.eval_examples())) == (300, 50)
+
+
+@pytest.mark.parametrize("keys", SETTINGS)
+def test_the_seed_alone_decides(keys: dict[str, Any]) -> None:
+    random.seed(1)
+    before = random.getstate()
+    first = task(**keys)
+    assert first.train_examples() == task(**keys).train_examples()
+    assert first.eval_examples() == task(**keys).eval_examples()
+    assert first.train_examples() != task(seed=1, **keys).train_examples()
+    assert random.getstate() == before
+
+
+def test_held_out_problems_do_not_depend_on_the_training_size() -> None:
+    assert task(train_size=10).eval_examples() == task(train_size=1000).eval_examples()
+
+
+@pytest.mark.parametrize("operators", [["+"], ["*"], ["-"], ["+", "-"]])
+def test_no_problem_is_on_both_sides(operators: list[str]) -> None:
+    made = task(max_operand=19, operators=operators, train_size=200, eval_size=40)
+    train = {problem(example) for example in made.train_examples()}
+    held_out = [problem(example) for example in made.eval_examples()]
+    assert len(train) == 200
+    for text in held_out:
+        assert text not in train
+        if operators in (["+"], ["*"]):
+            sign = operators[0]
+            assert sign.join(reversed(text.split(sign))) not in train
+
+
+def test_examples_that_a_caller_changes_stay_in_the_task() -> None:
+    made = task()
+    made.train_examples().clear()
+    assert len(made.train_examples()) == 300
+
+
+def test_metadata() -> None:
+    made = task(max_operand=999, min_carries=2, max_carries=2)
+    for example in made.train_examples():
+        assert problem(example) == "+".join(map(str, example.metadata["operands"]))
+        assert example.metadata["difficulty"] == 3
+        assert example.metadata["skill"] == "+, 2 terms, 2 carries"
+
+
+def test_carries_are_kept_to_the_range() -> None:
+    counts = {
+        e.metadata["difficulty"] - 1 for e in task(max_operand=999, min_carries=1, max_carries=2).train_examples()
+    }
+    assert counts == {1, 2}
+
+
+def test_prompt_can_be_a_conversation() -> None:
+    (example, *_) = task(format={"chat": True, "system": "Add.", "template": "What is {problem}?"}).train_examples()
+    assert isinstance(example.prompt, list)
+    assert [message["role"] for message in example.prompt] == ["system", "user"]
+    assert example.prompt[1]["content"].startswith("What is ")
+
+
+def test_operands_fill_their_range() -> None:
+    operands = {
+        number
+        for e in task(min_operand=3, max_operand=20, train_size=200).train_examples()
+        for number in e.metadata["operands"]
+    }
+    assert operands == set(range(3, 21))
+
+
+def test_more_problems_than_there_are() -> None:
+    with pytest.raises(JobError, match=r"data\.train_size: asked for 300 different problems, found \d+; raise max_op"):
+        task(max_operand=9).train_examples()
+    with pytest.raises(JobError, match=r"data\.eval_size: asked for 50 different problems, found 0; "):
+        task(max_operand=9, min_carries=5).eval_examples()
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"min_operand": 10, "max_operand": 9}, "min_operand 10 is above max_operand 9"),
+        ({"operators": ["+", "-"], "min_carries": 1}, "are for additions"),
+        ({"min_carries": 2, "max_carries": 1}, "min_carries 2 is above max_carries 1"),
+        ({"terms": 3, "working": "columns"}, "use working: steps"),
+        ({"operators": ["/"]}, "Input should be '\\+', '-' or '\\*'"),
+        ({"operand": 3}, "Extra inputs are not permitted"),
+    ],
+)
+def test_settings_that_cannot_be(keys: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        ArithmeticConfig.model_validate(keys)
+
+
+# ---- the judgement ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("completion", "answer", "expected"),
+    [
+        ("46", "46", 1.0),
+        ("046", "46", 1.0),
+        ("2+4=6 1+3=4 46", "46", 1.0),
+        ("46 or 47", "46", 0.0),
+        ("-46", "46", 0.0),
+        ("", "46", 0.0),
+        ("forty-six", "46", 0.0),
+        ("5-(-4)=9", "9", 1.0),
+        ("3-7=-4", "-4", 1.0),
+        ("50-4", "-4", 0.0),
+        ("(50)-4", "4", 1.0),
+        ("-0", "0", 1.0),
+        ("000", "0", 1.0),
+        ("٤٦", "46", 0.0),
+        ("146", "46", 0.0),
+        ("4 6", "46", 0.0),
+    ],
+)
+def test_the_last_integer_is_judged(completion: str, answer: str, expected: float) -> None:
+    assert score(completion, answer) == expected
+
+
+def test_more_digits_than_python_converts() -> None:
+    assert score("9" * 10_000) == 0.0
+    assert score("0" * 10_000 + "46") == 1.0
+
+
+@pytest.mark.parametrize("answer", [None, "x", "1.5", ["46"]])
+def test_an_answer_that_is_no_integer_is_an_error_and_not_a_zero(answer: Any) -> None:
+    (output,) = ExactIntegerReward().score([RewardInput(Example(id="e", prompt="p", answer=answer), "46")])
+    assert (output.score, output.error) == (None, "invalid_input")
+    assert "is not an integer" in output.message
+
+
+def test_the_judgement_is_a_reward_and_costs_microseconds() -> None:
+    reward = task().reward()
+    assert isinstance(reward, Reward)
+    inputs = [RewardInput(Example(id="e", prompt="p", answer="46"), "2+4=6 1+3=4 46")] * 10_000
+    start = time.perf_counter()
+    reward.score(inputs)
+    assert (time.perf_counter() - start) / len(inputs) < 1e-4
+    reward.close()
