@@ -18,8 +18,8 @@ _ROWS_AT_ONCE = 8192
 
 
 def probe_vector(size: int) -> Tensor:
-    """The fixed vector, float64 [size], on the CPU: values in (-1, 1) without a pattern that a permutation keeps."""
-    return torch.cos(torch.arange(1, size + 1, dtype=torch.float64).square() * 0.7)
+    """The fixed vector, float64 [size], on the CPU: values in (-1, 1) that float32 can hold, in no order."""
+    return torch.cos(torch.arange(1, size + 1, dtype=torch.float64).square() * 0.7).float().double()
 
 
 @torch.no_grad()

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from posttrain.errors import EngineError, WeightSyncError
+from posttrain.errors import EngineError
 from posttrain.rollout.config import TransformersEngineConfig
 from posttrain.rollout.decoding import DecodeBatch, DecodedRow
 from posttrain.rollout.fingerprint import tensor_fingerprint
 from posttrain.rollout.pending import PendingRollout, in_request_order, pending_rollouts
+from posttrain.rollout.transfer import checked
 from posttrain.types import Rollout, RolloutRequest
 
 
@@ -76,19 +77,10 @@ class TransformersEngine:
         """
         self._check_idle("update_weights")
         parameters = dict(self.model.named_parameters())
-        missing = dict.fromkeys(parameters)
-        for bucket in buckets:
+        shapes = {name: parameter.shape for name, parameter in parameters.items()}
+        for bucket in checked(buckets, shapes):
             for name, tensor in bucket:
-                if name not in parameters:
-                    raise WeightSyncError(f"the engine's model has no tensor {name}")
-                if tensor.shape != parameters[name].shape:
-                    raise WeightSyncError(
-                        f"{name} has shape {tuple(tensor.shape)}, the engine's has {tuple(parameters[name].shape)}"
-                    )
                 parameters[name].copy_(tensor)
-                missing.pop(name, None)
-        if missing:
-            raise WeightSyncError(f"not sent to the engine: {', '.join(missing)}")
         self.policy_version = version
 
     def fingerprint(self) -> Mapping[str, float]:

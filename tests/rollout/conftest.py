@@ -56,23 +56,36 @@ def tokenizer(policy_folder: Path) -> Any:
     return AutoTokenizer.from_pretrained(policy_folder)
 
 
-@pytest.fixture(scope="session", params=["transformers", pytest.param("vllm", marks=needs_vllm)])
-def engine_of_session(request: pytest.FixtureRequest, policy_folder: Path) -> Iterator[RolloutEngine]:
-    if request.param == "transformers":
-        config: Any = TransformersEngineConfig(device="cpu")
-    else:
-        config = VLLMEngineConfig(max_num_seqs=128)
-    engine = config.build(policy_folder, seed=0)
+@pytest.fixture(scope="session")
+def transformers_of_session(policy_folder: Path) -> Iterator[RolloutEngine]:
+    engine = TransformersEngineConfig(device="cpu").build(policy_folder)
     yield engine
     engine.close()
 
 
+@pytest.fixture(scope="session")
+def vllm_of_session(policy_folder: Path) -> Iterator[RolloutEngine]:
+    engine = VLLMEngineConfig(max_num_seqs=128).build(policy_folder)
+    yield engine
+    engine.close()
+
+
+@pytest.fixture(params=["transformers", pytest.param("vllm", marks=needs_vllm)])
+def engine(request: pytest.FixtureRequest, policy_folder: Path) -> RolloutEngine:
+    """Each engine with the folder's weights, as version 0."""
+    return with_the_folders_weights(request.getfixturevalue(f"{request.param}_of_session"), policy_folder)
+
+
 @pytest.fixture
-def engine(engine_of_session: RolloutEngine, policy_folder: Path) -> RolloutEngine:
-    """The engine with the folder's weights, as version 0."""
-    if engine_of_session.policy_version != 0:
-        sync_weights(AutoModelForCausalLM.from_pretrained(policy_folder), engine_of_session, version=0)
-    return engine_of_session
+def vllm_engine(vllm_of_session: RolloutEngine, policy_folder: Path) -> RolloutEngine:
+    """vLLM with the folder's weights, as version 0."""
+    return with_the_folders_weights(vllm_of_session, policy_folder)
+
+
+def with_the_folders_weights(engine: RolloutEngine, folder: Path) -> RolloutEngine:
+    if engine.policy_version != 0:
+        sync_weights(AutoModelForCausalLM.from_pretrained(folder), engine, version=0)
+    return engine
 
 
 @pytest.fixture
