@@ -5,7 +5,7 @@ Example::
     method: oreal
     model: {tiny: {hidden_size: 192}}
     data: {type: arithmetic}
-    trainer: {steps: 20, learning_rate: 1e-4}
+    trainer: {steps: 20, learning_rate: 1e-4, sampling: {max_completion_tokens: 16}}
     run: {folder: runs/first, seed: 1}
 
 Importing this module imports no torch: ``posttrain.build`` turns a job into a trainer.

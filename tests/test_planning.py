@@ -1,0 +1,170 @@
+"""The dry run: what it prints, what it refuses, and that it leaves nothing behind."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from posttrain.errors import DataError, JobError, UserError
+from posttrain.job import Job, load_job
+from posttrain.planning import human_bytes, make_plan, print_plan
+from posttrain.training.memory import Launch
+
+JOB = """\
+method: oreal
+model:
+  tiny: {hidden_size: 64, intermediate_size: 128, layers: 2, max_length: 256}
+data: {type: arithmetic, train_size: 100, eval_size: 20}
+trainer:
+  steps: 5
+  prompts_per_step: 8
+  rollouts_per_prompt: 4
+  tokens_per_micro_batch: 64
+  policy_freeze_steps: 1
+  sampling: {max_completion_tokens: 10}
+run: {folder: runs/planned}
+"""
+
+
+def load(tmp_path: Path, *overrides: str) -> Job[Any]:
+    path = tmp_path / "job.yaml"
+    path.write_text(JOB)
+    return load_job(path, overrides)
+
+
+def lines_of(job: Job[Any], section: str, launch: Launch | None = None) -> dict[str, str]:
+    plan = make_plan(job, launch or Launch())
+    return dict(next(lines for title, lines in plan.sections.items() if title.startswith(section)))
+
+
+def test_the_printed_plan_fits_80_columns_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = load(tmp_path)
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    print_plan(job)
+    printed = capsys.readouterr().out
+    assert max(map(len, printed.splitlines())) <= 80
+    for title in ("Model", "Data", "Reward on one example", "Batch", "Memory on each rank"):
+        assert f"\n{title}" in f"\n{printed}"
+    assert printed.endswith("The job is sound. Nothing was trained or written.\n")
+    assert list((tmp_path / "empty").iterdir()) == []
+
+
+def test_the_batch_arithmetic_is_that_of_the_ranks(tmp_path: Path) -> None:
+    job = load(tmp_path)
+    alone = lines_of(job, "Batch")
+    assert alone["rollouts per step"] == "8 prompts x 4 rollouts = 32"
+    longest = int(re.search(r"to (\d+) tokens", lines_of(job, "Data")["training examples"]).group(1))  # type: ignore[union-attr]
+    assert alone["on each rank"] == f"8 prompts, 32 rollouts, at most {32 * (longest + 10):,} tokens"
+    shared = lines_of(job, "Batch", Launch(ranks=3, ranks_per_node=3))
+    assert shared["on each rank"].startswith("3 prompts, 12 rollouts, ")
+    assert shared["optimizer updates"] == "5 steps x 1 = 5"
+
+
+def test_expected_pairs_follow_the_formula(tmp_path: Path) -> None:
+    """1 - p^K - (1-p)^K of the prompts, K = 16: .5599, .9719, .99997."""
+    job = load(tmp_path, "trainer.rollouts_per_prompt=16", "trainer.prompts_per_step=1000")
+    line = lines_of(job, "Batch")["prompts with a pair"]
+    assert line == "559.9 at 5%, 971.9 at 20%, 1000.0 at 50%, 971.9 at 80%, 559.9 at 95% pass rate"
+
+
+def test_the_reward_judges_the_demonstration(tmp_path: Path) -> None:
+    lines = lines_of(load(tmp_path), "Reward")
+    assert lines["completion"].startswith("its demonstration: '")
+    assert lines["score"] == "1"
+
+
+def test_the_memory_of_oreal_is_two_trained_models_and_a_frozen_one(tmp_path: Path) -> None:
+    both = lines_of(load(tmp_path), "Memory")
+    assert both["policy and optimizer"] == both["token reward model"] == "1.46 MB"
+    assert both["reference model"] == "364 kB"
+    bare = lines_of(load(tmp_path, "trainer.token_weighting=none", "trainer.kl_coef=0"), "Memory")
+    assert not bare.keys() & {"reference model", "token reward model"}
+    shared = lines_of(load(tmp_path, "trainer.token_reward_model={sharing: lora_on_reference, lora_rank: 2}"), "Memory")
+    assert shared["token reward model"].endswith("kB")
+
+
+def test_the_deepspeed_estimate_is_deepspeeds(tmp_path: Path) -> None:
+    pytest.importorskip("deepspeed", reason="the extra posttrain[deepspeed] is not installed")
+    lines = lines_of(load(tmp_path), "Memory", Launch(2, 2, zero_stage=2))
+    assert lines["DeepSpeed's estimate"].startswith("ZeRO-2, policy only: 1 MB a rank")  # (2 + 18 / 2) * 91,008
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (("trainer.kl_reference=old",), "trainer.kl_reference: old has no gradient"),
+        (
+            ("trainer.policy_freeze_steps=0",),
+            "trainer.policy_freeze_steps: 0 starts the policy on a token reward model",
+        ),
+        (("trainer.policy_freeze_steps=5",), "the policy is frozen for 5 steps and there are 5: it never learns"),
+        (("data.train_size=6",), "a step samples 8 prompts and there are 6: some come twice"),
+    ],
+)
+def test_settings_that_are_rarely_meant_are_warned_of(
+    tmp_path: Path, overrides: tuple[str, ...], expected: str
+) -> None:
+    assert make_plan(load(tmp_path), Launch()).warnings == []
+    (warning,) = make_plan(load(tmp_path, *overrides), Launch()).warnings
+    assert warning.startswith(expected)
+
+
+def test_a_supervised_job_has_no_rollouts(tmp_path: Path) -> None:
+    plan = make_plan(load(tmp_path, "method=sft", "trainer={steps: 3}"), Launch())
+    assert [title.split()[0] for title in plan.sections] == ["Model", "Data", "Memory"]
+
+
+def refused(job: Job[Any], kind: type[UserError], launch: Launch | None = None) -> str:
+    with pytest.raises(kind) as caught:
+        make_plan(job, launch or Launch())
+    return str(caught.value)
+
+
+def test_a_prompt_longer_than_the_context_is_refused(tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"id": "short", "prompt": "1+1="}\n{"id": "long", "prompt": "%s"}\n' % ("1+" * 200))
+    job = load(tmp_path, f"data={{type: rows, path: {rows}}}", "reward={type: math_answer}")
+    assert re.match(r"the prompt of example 'long' has \d+ tokens, more than the 246", refused(job, DataError))
+
+
+def test_a_completion_that_fills_a_models_context_is_refused(tmp_path: Path, tiny_model_folder: Path) -> None:
+    job = load(tmp_path, f"model={{path: {tiny_model_folder}}}", "trainer.sampling.max_completion_tokens=256")
+    assert refused(job, JobError) == (
+        "trainer.sampling.max_completion_tokens (256) leaves no room for a prompt: the model's context is 256 tokens"
+    )
+
+
+def test_a_missing_model_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "nowhere"
+    message = refused(load(tmp_path, f"model={{path: {folder}}}"), JobError)
+    assert message.startswith(f"model.path: cannot load '{folder}'")
+
+
+def test_missing_data_is_refused(tmp_path: Path) -> None:
+    job = load(tmp_path, f"data={{type: gsm8k, path: {tmp_path}/nothing.jsonl}}")
+    assert "nothing.jsonl" in refused(job, DataError)
+
+
+def test_data_without_a_judgement_needs_a_reward(tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"prompt": "1+1="}\n')
+    assert refused(load(tmp_path, f"data={{type: rows, path: {rows}}}"), JobError).startswith(
+        "reward: data of this type"
+    )
+
+
+def test_fewer_prompts_than_ranks_are_refused(tmp_path: Path) -> None:
+    message = refused(load(tmp_path), JobError, Launch(16, 8))
+    assert message == "trainer.prompts_per_step (8) is less than the 16 ranks: some would have no prompt"
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [(12, "12 B"), (999, "999 B"), (1000, "1 kB"), (1.5e9, "1.5 GB"), (2.59e11, "259 GB"), (5e12, "5 TB")],
+)
+def test_sizes_are_readable(size: float, text: str) -> None:
+    assert human_bytes(size) == text
