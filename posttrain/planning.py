@@ -12,6 +12,7 @@ from posttrain.build import build_reward
 from posttrain.data.chat import PromptEncoder
 from posttrain.errors import JobError
 from posttrain.job import Job
+from posttrain.rewards.checked import score_checked
 from posttrain.rewards.reward import Reward, RewardInput
 from posttrain.trainers.oreal_config import OREALConfig
 from posttrain.trainers.policy_config import PolicyTrainerConfig
@@ -192,7 +193,7 @@ def reward_lines(reward: Reward, example: Example) -> Iterator[tuple[str, str]]:
     text = getattr(example, source) if source else ""
     completion = text if isinstance(text, str) else text[0]
     try:
-        (output,) = reward.score([RewardInput(example, completion)])
+        (output,) = score_checked(reward, [RewardInput(example, completion)])
     finally:
         reward.close()
     yield "example", example.id

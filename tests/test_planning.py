@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from posttrain.errors import DataError, JobError, UserError
+from posttrain.errors import DataError, JobError, RewardFailure, UserError
 from posttrain.job import Job, load_job
 from posttrain.planning import human_bytes, make_plan, print_plan
 from posttrain.training.memory import Launch
@@ -25,6 +25,16 @@ trainer:
   sampling: {max_completion_tokens: 10}
 run: {folder: runs/planned}
 """
+
+
+class Broken:
+    """A user's own reward with a mistake in it."""
+
+    def score(self, inputs: list[Any]) -> list[Any]:
+        return [1 / 0 for _ in inputs]
+
+    def close(self) -> None:
+        pass
 
 
 def load(tmp_path: Path, *overrides: str) -> Job[Any]:
@@ -154,6 +164,13 @@ def test_data_without_a_judgement_needs_a_reward(tmp_path: Path) -> None:
     rows.write_text('{"prompt": "1+1="}\n')
     assert refused(load(tmp_path, f"data={{type: rows, path: {rows}}}"), JobError).startswith(
         "reward: data of this type"
+    )
+
+
+def test_a_reward_that_raises_is_refused_before_anything_runs(tmp_path: Path) -> None:
+    job = load(tmp_path, f"reward={{type: {__name__}:Broken}}")
+    assert re.match(
+        r"Broken raised ZeroDivisionError: division by zero \(at .*\), scoring example", refused(job, RewardFailure)
     )
 
 
