@@ -28,7 +28,7 @@ def one_thread() -> None:
 @pytest.fixture(scope="session")
 def tiny_model_config() -> TinyModelConfig:
     """The config of ``tiny_model_folder``: about 0.1 million parameters, one token for each byte."""
-    return TinyModelConfig(hidden_size=64, intermediate_size=128, layers=2, max_length=256)
+    return TinyModelConfig(hidden_size=64, intermediate_size=128, layers=2, heads=2, key_value_heads=1, max_length=256)
 
 
 @pytest.fixture(scope="session")

@@ -47,7 +47,9 @@ class TinyModelConfig(Config):
     hidden_size: int = Field(default=192, ge=8)
     intermediate_size: int = Field(default=768, ge=8)
     layers: int = Field(default=4, ge=1)
-    heads: int = Field(default=4, ge=1)
+    heads: int = Field(
+        default=4, ge=1, description="vLLM on CPU needs hidden_size / heads to be a multiple of 16, at least 32"
+    )
     key_value_heads: int = Field(default=2, ge=1)
     max_length: int = Field(default=1024, ge=16, description="the model's context, in tokens")
     vocabulary: Literal["characters", "bpe"] = "characters"

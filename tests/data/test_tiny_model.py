@@ -1,11 +1,14 @@
 """Tiny models: an ordinary folder that is the same for every reader."""
 
+import math
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
 import torch
+from datasets import Dataset
 from pydantic import ValidationError
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
@@ -32,7 +35,13 @@ def bpe_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     corpus = folder / "corpus.txt"
     corpus.write_text("the sum of twelve and thirty is forty-two\nthe answer is 42\n" * 20, encoding="utf-8")
     config = TinyModelConfig(
-        hidden_size=16, heads=2, layers=1, vocabulary="bpe", vocabulary_size=320, corpus_file=str(corpus)
+        hidden_size=32,
+        heads=1,
+        key_value_heads=1,
+        layers=1,
+        vocabulary="bpe",
+        vocabulary_size=320,
+        corpus_file=str(corpus),
     )
     return create_tiny_model(folder / "model", config)
 
@@ -91,7 +100,7 @@ def test_chat_template(folder: Path) -> None:
 
 def test_weights_depend_on_the_seed_alone_and_leave_the_global_state(tmp_path: Path) -> None:
     def weights(name: str, seed: int) -> dict[str, torch.Tensor]:
-        config = TinyModelConfig(hidden_size=16, heads=2, layers=1, seed=seed)
+        config = TinyModelConfig(hidden_size=32, heads=1, key_value_heads=1, layers=1, seed=seed)
         return AutoModelForCausalLM.from_pretrained(create_tiny_model(tmp_path / name, config)).state_dict()
 
     torch.manual_seed(5)
@@ -100,7 +109,7 @@ def test_weights_depend_on_the_seed_alone_and_leave_the_global_state(tmp_path: P
     torch.manual_seed(6)
     again = weights("again", seed=1)
     torch.manual_seed(5)
-    create_tiny_model(tmp_path / "unused", TinyModelConfig(hidden_size=16, heads=2, layers=1))
+    create_tiny_model(tmp_path / "unused", TinyModelConfig(hidden_size=32, heads=1, key_value_heads=1, layers=1))
     assert torch.equal(torch.get_rng_state(), before)
     assert all(torch.equal(first[name], again[name]) for name in first)
     other = weights("other", seed=2)
@@ -130,3 +139,27 @@ def test_missing_corpus_is_named(tmp_path: Path) -> None:
 def test_the_config_imports_without_torch() -> None:
     code = "import sys, posttrain.data.tiny_model; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_trl_trains_it_on_assistant_turns_alone(tiny_model_folder: Path, tmp_path: Path) -> None:
+    """The generation block of the chat template is what TRL's assistant-only loss needs."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="TRL currently supports vLLM versions", category=UserWarning)
+        from trl import SFTConfig, SFTTrainer
+    messages = [{"role": "user", "content": "1+2="}, {"role": "assistant", "content": "3"}]
+    arguments = SFTConfig(
+        output_dir=str(tmp_path),
+        max_steps=1,
+        per_device_train_batch_size=2,
+        assistant_only_loss=True,
+        use_cpu=True,
+        report_to="none",
+        save_strategy="no",
+        disable_tqdm=True,
+    )
+    dataset = Dataset.from_list([{"messages": messages}] * 2)
+    trainer = SFTTrainer(str(tiny_model_folder), args=arguments, train_dataset=dataset)
+    batch = next(iter(trainer.get_train_dataloader()))
+    trained = batch["labels"][batch["labels"] != -100]
+    assert trainer.processing_class.decode(trained) == "3<|end|>" * 2
+    assert math.isfinite(trainer.train().training_loss)

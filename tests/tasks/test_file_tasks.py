@@ -10,6 +10,7 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from posttrain.errors import DataError
+from posttrain.rewards.reward import RewardInput
 from posttrain.tasks.arithmetic import ArithmeticConfig
 from posttrain.tasks.config import TaskConfig
 from posttrain.tasks.file_task import prompt_key
@@ -184,6 +185,20 @@ def test_the_real_gsm8k_loads_whole() -> None:
         assert str(int(example.answer)) == example.answer
         assert "<<" not in str(example.demonstration)
         assert str(example.demonstration).endswith(f"\n#### {example.answer}")
+
+
+@pytest.mark.skipif(not SHARED_GSM8K.is_dir(), reason="the real GSM8K files are not beside this checkout")
+def test_real_demonstrations_earn_the_full_reward_and_a_wrong_number_none() -> None:
+    made = gsm8k_task(str(SHARED_GSM8K / "test.jsonl.gz"))
+    examples = made.train_examples()[:50]
+    reward = made.reward()
+    try:
+        right = reward.score([RewardInput(example, str(example.demonstration)) for example in examples])
+        wrong = reward.score([RewardInput(example, f"#### {int(str(example.answer)) + 1}") for example in examples])
+    finally:
+        reward.close()
+    assert [output.score for output in right] == [1.0] * 50
+    assert [output.score for output in wrong] == [0.0] * 50
 
 
 # ---- the choice ---------------------------------------------------------------------------------------------------
