@@ -84,10 +84,19 @@ def parse_yaml(text: str) -> Any:
     return yaml.load(text, Loader=_Loader)
 
 
+def dump_yaml(value: Any) -> str:
+    """``value`` as YAML that gives it back, to ``parse_yaml`` and to readers of YAML 1.1 alike."""
+    return yaml.dump(value, Dumper=_Dumper, sort_keys=False)
+
+
 class _Loader(yaml.SafeLoader):
     """PyYAML reads YAML 1.1, where ``1e-6`` is text, ``on`` is a truth value and ``010`` is 8."""
 
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 (PyYAML's own class attribute)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes text that would be read as something else, by either version of YAML."""
 
 
 _EXPONENT = r"[eE][-+]?[0-9]+"
@@ -98,7 +107,8 @@ for _tag, _pattern, _first in (
     ("int", r"[-+]?(?:0|[1-9][0-9_]*)", list("-+0123456789")),
     ("float", rf"[-+]?(?:{_DECIMAL}(?:{_EXPONENT})?|[0-9][0-9_]*{_EXPONENT}|\.inf)|\.nan", list("-+.0123456789")),
 ):
-    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})$"), _first)
+    for _class in (_Loader, _Dumper):
+        _class.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})$"), _first)
 
 
 def _read_with_bases(path: Path, including: tuple[Path, ...]) -> ConfigFile:

@@ -3,7 +3,7 @@
 Example::
 
     method: oreal
-    model: {tiny: {hidden_size: 192}}
+    model: {tiny: {layers: 2}}
     data: {type: arithmetic}
     trainer: {steps: 20, learning_rate: 1e-4, sampling: {max_completion_tokens: 16}}
     run: {folder: runs/first, seed: 1}
@@ -15,11 +15,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-import yaml
 from pydantic import Field, model_validator
 
 from posttrain.config import Config, load_object
-from posttrain.config_file import ConfigFile, read_config_file
+from posttrain.config_file import ConfigFile, dump_yaml, read_config_file
 from posttrain.rewards.config import RewardConfig
 from posttrain.rollout.config import EngineConfig, TransformersEngineConfig
 from posttrain.tasks.config import TaskConfig
@@ -82,7 +81,7 @@ class Job(Config, Generic[TrainerConfigT]):
 
     def to_yaml(self) -> str:
         """The job with every default spelled out; loading it gives an equal job."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        return dump_yaml(self.model_dump(mode="json"))
 
 
 def load_job(path: str | Path, overrides: Sequence[str] = ()) -> Job[Any]:

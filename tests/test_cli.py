@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 JOB = """\
 method: grpo
 model:
-  tiny: {hidden_size: 32, intermediate_size: 64, layers: 1, heads: 2, max_length: 64}
+  tiny: {hidden_size: 32, intermediate_size: 64, layers: 1, heads: 1, key_value_heads: 1, max_length: 64}
 data: {type: arithmetic, max_operand: 9, train_size: 40, eval_size: 4}
 trainer:
   steps: 2

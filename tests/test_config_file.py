@@ -4,10 +4,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
+import yaml
+from hypothesis import example, given
+from hypothesis import strategies as st
 from pydantic import Field, model_validator
 
 from posttrain.config import Config, component_union
-from posttrain.config_file import load_config, parse_yaml
+from posttrain.config_file import dump_yaml, load_config, parse_yaml
 from posttrain.errors import JobError
 
 
@@ -83,6 +86,17 @@ def test_values_are_read_as_yaml_1_2_does(text: str, value: Any) -> None:
     result = parse_yaml(text)
     assert result == value
     assert type(result) is type(value)
+
+
+@given(st.recursive(st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(), st.lists))
+@example("0E0")
+@example("no")
+@example("\x85")
+def test_what_is_written_is_read_back(value: Any) -> None:
+    for read in (parse_yaml, yaml.safe_load):
+        result = read(dump_yaml(value))
+        assert result == value
+        assert type(result) is type(value)
 
 
 def test_numbers_with_exponent_are_numbers_in_files_and_in_overrides(tmp_path: Path) -> None:

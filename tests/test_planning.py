@@ -14,7 +14,7 @@ from posttrain.training.memory import Launch
 JOB = """\
 method: oreal
 model:
-  tiny: {hidden_size: 64, intermediate_size: 128, layers: 2, max_length: 256}
+  tiny: {hidden_size: 64, intermediate_size: 128, layers: 2, heads: 2, max_length: 256}
 data: {type: arithmetic, train_size: 100, eval_size: 20}
 trainer:
   steps: 5
@@ -89,8 +89,8 @@ def test_the_reward_judges_the_demonstration(tmp_path: Path) -> None:
 
 def test_the_memory_of_oreal_is_two_trained_models_and_a_frozen_one(tmp_path: Path) -> None:
     both = lines_of(load(tmp_path), "Memory")
-    assert both["policy and optimizer"] == both["token reward model"] == "1.46 MB"
-    assert both["reference model"] == "364 kB"
+    assert both["policy and optimizer"] == both["token reward model"] == "1.59 MB"
+    assert both["reference model"] == "397 kB"
     bare = lines_of(load(tmp_path, "trainer.token_weighting=none", "trainer.kl_coef=0"), "Memory")
     assert not bare.keys() & {"reference model", "token reward model"}
     shared = lines_of(load(tmp_path, "trainer.token_reward_model={sharing: lora_on_reference, lora_rank: 2}"), "Memory")
@@ -100,7 +100,7 @@ def test_the_memory_of_oreal_is_two_trained_models_and_a_frozen_one(tmp_path: Pa
 def test_the_deepspeed_estimate_is_deepspeeds(tmp_path: Path) -> None:
     pytest.importorskip("deepspeed", reason="the extra posttrain[deepspeed] is not installed")
     lines = lines_of(load(tmp_path), "Memory", Launch(2, 2, zero_stage=2))
-    assert lines["DeepSpeed's estimate"].startswith("ZeRO-2, policy only: 1 MB a rank")  # (2 + 18 / 2) * 91,008
+    assert lines["DeepSpeed's estimate"].startswith("ZeRO-2, policy only: 1.09 MB a rank")  # (2 + 18 / 2) bytes each
 
 
 @pytest.mark.parametrize(
