@@ -44,12 +44,10 @@ class TinyModelConfig(Config):
     the lines of ``corpus_file``.
     """
 
-    hidden_size: int = Field(default=192, ge=8)
+    hidden_size: int = Field(default=192, ge=32)
     intermediate_size: int = Field(default=768, ge=8)
     layers: int = Field(default=4, ge=1)
-    heads: int = Field(
-        default=4, ge=1, description="vLLM on CPU needs hidden_size / heads to be a multiple of 16, at least 32"
-    )
+    heads: int = Field(default=4, ge=1)
     key_value_heads: int = Field(default=2, ge=1)
     max_length: int = Field(default=1024, ge=16, description="the model's context, in tokens")
     vocabulary: Literal["characters", "bpe"] = "characters"
@@ -60,8 +58,11 @@ class TinyModelConfig(Config):
 
     @model_validator(mode="after")
     def _shape_fits(self) -> "TinyModelConfig":
-        if self.hidden_size % (2 * self.heads):
-            raise ValueError(f"hidden_size {self.hidden_size} must be a multiple of twice the heads ({self.heads})")
+        if self.hidden_size % (16 * self.heads) or self.hidden_size < 32 * self.heads:
+            raise ValueError(
+                f"hidden_size {self.hidden_size} divided by heads {self.heads} must be a multiple of 16 "
+                "and at least 32, for vLLM's attention on CPU"
+            )
         if self.heads % self.key_value_heads:
             raise ValueError(f"heads {self.heads} must be a multiple of key_value_heads {self.key_value_heads}")
         if (self.vocabulary == "bpe") != (self.corpus_file is not None):

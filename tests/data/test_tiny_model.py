@@ -119,7 +119,8 @@ def test_weights_depend_on_the_seed_alone_and_leave_the_global_state(tmp_path: P
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"hidden_size": 100, "heads": 8}, "multiple of twice the heads"),
+        ({"hidden_size": 64, "heads": 4}, "divided by heads 4 must be a multiple of 16 and at least 32"),
+        ({"hidden_size": 80, "heads": 2}, "divided by heads 2 must be a multiple of 16 and at least 32"),
         ({"heads": 4, "key_value_heads": 3}, "multiple of key_value_heads"),
         ({"vocabulary": "bpe"}, "needs a corpus_file"),
         ({"corpus_file": "a.txt"}, "characters has none"),
