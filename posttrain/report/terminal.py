@@ -1,0 +1,210 @@
+"""What a person sees in the terminal: one live line while a run trains, and what came of it at the end."""
+
+import math
+import os
+import sys
+import time
+from collections import deque
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Protocol, TextIO
+
+if TYPE_CHECKING:
+    from rich.live import Live
+    from rich.text import Text
+
+WIDTH = 80
+SECONDS_BETWEEN_LINES = 10.0
+ACCURACY, REWARD, SPEED = "eval/accuracy", "reward/mean", "speed/generated_tokens_per_second"
+
+
+class RunSummary(Protocol):
+    """What a finished run tells the display: where things are, and the first and last evaluation."""
+
+    @property
+    def steps(self) -> int: ...
+    @property
+    def seconds(self) -> float: ...
+    @property
+    def model_folder(self) -> Path: ...
+    @property
+    def report(self) -> Path: ...
+    @property
+    def first(self) -> Mapping[str, float]: ...
+    @property
+    def last(self) -> Mapping[str, float]: ...
+
+
+class TrainingDisplay:
+    """The progress of one run: a line that is redrawn in a terminal, plain lines now and then where there is none.
+
+    Plain lines come at the first step, with every evaluation, at the end, and in between at most every ten seconds.
+    No line is longer than 80 characters, except for a long path.
+
+    Args:
+        total_steps: where the run ends.
+        method: its name.
+        enabled: False on all ranks but one.
+        stream: where to write; None: standard output.
+    """
+
+    def __init__(self, total_steps: int, method: str, enabled: bool = True, stream: TextIO | None = None) -> None:
+        from rich.console import Console
+
+        self.total_steps = total_steps
+        self.method = method
+        self.console = Console(file=stream or sys.stdout, quiet=not enabled, highlight=False, soft_wrap=True)
+        self.step = 0
+        self.latest: dict[str, float] = {}
+        self.rewards: list[tuple[int, float]] = []
+        self._live: Live | None = None
+        self._intervals: deque[float] = deque(maxlen=20)
+        self._updated: float | None = None
+        self._printed_step = -1
+        self._printed_at = -math.inf
+
+    def __enter__(self) -> "TrainingDisplay":
+        if self.console.is_terminal and not self.console.quiet:
+            from rich.live import Live
+
+            self._live = Live(console=self.console, get_renderable=self.line, refresh_per_second=2)
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+        elif self._printed_step != self.step:
+            self._print_line()
+
+    def update(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Show the metrics of ``step``; what it does not measure keeps its last value."""
+        now = time.perf_counter()
+        if step > 0:
+            self._intervals.append(
+                now - self._updated if self._updated is not None else metrics.get("time/step", math.nan)
+            )
+            self._updated = now
+        self.step = step
+        self.latest |= metrics
+        if math.isfinite(reward := metrics.get(REWARD, math.nan)):
+            self.rewards.append((step, reward))
+        due = now - self._printed_at >= SECONDS_BETWEEN_LINES or step == self.total_steps or ACCURACY in metrics
+        if self._live is None and due:
+            self._print_line()
+
+    def note(self, message: str) -> None:
+        """Say something in passing."""
+        self.console.print(message, style="dim", markup=False)
+
+    def warn(self, message: str) -> None:
+        """Say something that the user should look at."""
+        self.console.print(f"warning: {message}", style="yellow", markup=False)
+
+    def summary(self, summary: RunSummary) -> None:
+        """What improved, where the model and the run page are, what to type next."""
+        folder = _short(summary.report.parent)
+        self.console.print(f"\n{self.method}: {summary.steps} steps in {duration(summary.seconds)}", style="bold")
+        rows = [
+            *self._improvement(summary),
+            ("model", _short(summary.model_folder)),
+            ("run page", _short(summary.report)),
+        ]
+        for name, value in rows:
+            self.console.print(f"  {name:<9} {value}", markup=False)
+        self.console.print("\nnext", style="bold")
+        self.console.print(f"  open {_short(summary.report)} in a browser: curves, samples, timings", markup=False)
+        if (summary.report.parent / "job.yaml").is_file():
+            self.console.print("  train longer:", markup=False)
+            self.console.print(f"  posttrain train {folder}/job.yaml \\", style="cyan", markup=False)
+            longer = f"trainer.steps={2 * summary.steps} run.folder={folder}-longer"
+            self.console.print(f"    {longer}", style="cyan", markup=False)
+
+    def line(self) -> "Text":
+        """The live line, at most as wide as the terminal and never wider than 80 characters."""
+        from rich.text import Text
+
+        fields = [field for field in self._fields() if field]
+        width = min(self.console.width, WIDTH)
+        room = width - len("  ".join([self.method, *fields])) - 2
+        parts = [(f"{self.method}  ", "bold")] if room >= -2 else []
+        if room >= 8:
+            bar = min(room, 30)
+            filled = round(bar * self.step / max(1, self.total_steps))
+            parts += [("━" * filled, "cyan"), ("━" * (bar - filled) + "  ", "bright_black")]
+        for number, field in enumerate(fields):
+            parts.append(("  " * (number > 0) + field, "dim" if field.endswith(("tok/s", "left")) else ""))
+        text = Text.assemble(*parts, no_wrap=True, overflow="ellipsis")
+        text.truncate(width, overflow="ellipsis")
+        return text
+
+    def _print_line(self) -> None:
+        text = "  ".join(field.rjust(width) for field, width in zip(self._fields(), (0, 12, 15, 11, 12), strict=True))
+        self.console.print(f"step {text.rstrip()}", markup=False)
+        self._printed_step, self._printed_at = self.step, time.perf_counter()
+
+    def _fields(self) -> list[str]:
+        digits = len(str(self.total_steps))
+        speed = self.latest.get(SPEED, math.nan)
+        left = self.seconds_left()
+        return [
+            f"{self.step:>{digits}}/{self.total_steps}",
+            f"reward {_number(self.latest[REWARD])}" if REWARD in self.latest else "",
+            f"accuracy {_number(self.latest[ACCURACY])}" if ACCURACY in self.latest else "",
+            f"{_speed(speed)} tok/s" if math.isfinite(speed) else "",
+            f"{duration(left)} left" if math.isfinite(left) and self.step < self.total_steps else "",
+        ]
+
+    def seconds_left(self) -> float:
+        """From the pace of the last 20 steps, evaluations and checkpoints included; NaN before the first step."""
+        known = [seconds for seconds in self._intervals if math.isfinite(seconds)]
+        if not known or self._updated is None:
+            return math.nan
+        since = time.perf_counter() - self._updated
+        return max(0.0, sum(known) / len(known) * (self.total_steps - self.step) - since)
+
+    def _improvement(self, summary: RunSummary) -> list[tuple[str, str]]:
+        if ACCURACY in summary.first and ACCURACY in summary.last:
+            first, last = summary.first[ACCURACY], summary.last[ACCURACY]
+            return [("accuracy", f"{_change(first, last)} on held-out prompts")]
+        if len(self.rewards) < 2:
+            return []
+        some = max(1, len(self.rewards) // 10)
+        first, last = (sum(r for _, r in part) / some for part in (self.rewards[:some], self.rewards[-some:]))
+        return [("reward", f"{_change(first, last)}, mean of {some} steps from {self.rewards[0][0]} and at the end")]
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people write them: ``42 s``, ``3:07``, ``1:02:03``, ``2 d 3 h``."""
+    whole = round(seconds)
+    minutes, rest = divmod(whole, 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours >= 48:
+        return f"{hours // 24} d {hours % 24} h"
+    if hours:
+        return f"{hours}:{minutes:02d}:{rest:02d}"
+    return f"{minutes}:{rest:02d}" if minutes else f"{rest} s"
+
+
+def _change(first: float, last: float) -> str:
+    return f"{_number(first)} → {_number(last)} ({last - first:+.3f})"
+
+
+def _number(value: float) -> str:
+    if not math.isfinite(value):
+        return "–"
+    return f"{value:.3f}" if abs(value) < 100 else f"{value:.3g}"
+
+
+def _speed(value: float) -> str:
+    return f"{value:.0f}" if value < 10_000 else f"{value / 1000:.1f}k"
+
+
+def _short(path: Path) -> str:
+    """Relative to the working directory if that is shorter."""
+    relative = os.path.relpath(path)
+    return min(relative, str(path), key=len)
