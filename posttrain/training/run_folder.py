@@ -20,10 +20,12 @@ def claim_run_folder(folder: Path, job_yaml: str, resume: bool) -> None:
     """
     job_file = folder / JOB_FILE
     if not job_file.is_file():
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        unfinished = job_file.with_suffix(".tmp")  # what a process killed right here leaves behind
+        if folder.exists() and (not folder.is_dir() or any(path != unfinished for path in folder.iterdir())):
             raise JobError(f"run.folder: {folder} holds files that are no run of posttrain; choose another folder")
         folder.mkdir(parents=True, exist_ok=True)
-        job_file.write_text(job_yaml, encoding="utf-8")
+        unfinished.write_text(job_yaml, encoding="utf-8")
+        unfinished.rename(job_file)
         return
     differences = list(_differences(parse_yaml(job_file.read_text(encoding="utf-8")), parse_yaml(job_yaml)))
     if differences:
@@ -32,7 +34,8 @@ def claim_run_folder(folder: Path, job_yaml: str, resume: bool) -> None:
             f"{f'; and {len(differences) - 5} more' if len(differences) > 5 else ''}. Choose another folder "
             f"(run.folder=...), remove this one, or go on with its own job: posttrain train {job_file} --resume auto"
         )
-    if not resume and (folder / "metrics.jsonl").is_file():
+    metrics = folder / "metrics.jsonl"
+    if not resume and metrics.is_file() and metrics.stat().st_size:
         raise JobError(
             f"run.folder: {folder} holds a run of this job. Go on with it (--resume auto), remove the folder to start "
             "again, or choose another (run.folder=...)"

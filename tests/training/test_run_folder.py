@@ -11,6 +11,8 @@ JOB = "method: oreal\ntrainer: {learning_rate: 1e-6, steps: 5}\nrun: {folder: a,
 
 
 def test_a_new_or_empty_folder_gets_the_job(tmp_path: Path) -> None:
+    (tmp_path / "deep" / "run").mkdir(parents=True)
+    (tmp_path / "deep" / "run" / "job.tmp").write_text("meth")
     claim_run_folder(tmp_path / "deep" / "run", JOB, resume=False)
     claim_run_folder(tmp_path / "deep" / "run", JOB, resume=False)
     assert (tmp_path / "deep" / "run" / "job.yaml").read_text() == JOB
