@@ -1,12 +1,13 @@
 """Peak memory and time of token log-probs, forward and backward: chunk by chunk against the full logits.
 
-    python benchmarks/logprob_memory.py [--chunk-size 256] [--rounds 3] [--threads N]
+    python benchmarks/logprob_memory.py [--chunk-size 256] [--rounds 5] [--threads N]
 
 2,048 tokens x 151,936 vocabulary x hidden 896, float32 on the CPU (the head of Qwen2.5-0.5B). Ours is
 ``token_logprobs``, which computes entropies as well; the peer is ``log_softmax`` over the full logits and a gather.
 Each measurement is a process of its own; the two ways take turns. Memory is the rise of the process's peak RSS over
 its inputs, less the head's own gradient (V x H floats), which both ways must return. Reported are the median peak and
-the fastest time. The last line is one JSON object; ``ours``, ``peer`` and ``ratio`` are of memory, in MiB.
+the fastest time (on a machine with other work, ``--threads 1`` is steadier).
+The last line is one JSON object; ``ours``, ``peer`` and ``ratio`` are of memory, in MiB.
 """
 
 import argparse
@@ -96,7 +97,7 @@ def summarise(ours: Sequence[dict[str, float]], peer: Sequence[dict[str, float]]
 def main() -> None:
     parser = argparse.ArgumentParser(description="Memory and time of chunked log-probs against full logits.")
     parser.add_argument("--chunk-size", type=int, default=256)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--measure", choices=["ours", "peer"], help=argparse.SUPPRESS)
     options = parser.parse_args()

@@ -40,7 +40,7 @@ def batch_normalised(groups: Sequence[Tensor], epsilon: float = 1e-4) -> list[Te
 
 
 def leave_one_out(rewards: Tensor) -> Tensor:
-    """A_i = r_i - mean of the other rewards = n / (n - 1) * (r_i - mean(r)). RLOO (arXiv 2402.14740, section 3.3)."""
+    """A_i = r_i - mean of the other rewards = n / (n - 1) * (r_i - mean(r)). RLOO (arXiv 2402.14740)."""
     if len(rewards) < 2:
         return torch.zeros_like(rewards)
     return centre(rewards) * (len(rewards) / (len(rewards) - 1))

@@ -23,7 +23,7 @@ def clipped_policy_loss(
     With ratio = exp(log p - log p_behaviour)::
 
         l_t = max(-A ratio, -A clip(ratio, 1 - clip_low, 1 + clip_high))
-        where A < 0 and ``dual_clip`` = c: l_t = min(l_t, -A c)            (dual clip, arXiv 1912.09729, eq. 5)
+        where A < 0 and ``dual_clip`` = c: l_t = min(l_t, -A c)            (dual clip, arXiv 1912.09729)
 
     Args:
         logprobs: [M], the policy's, with gradient.
@@ -55,7 +55,7 @@ def sample_scales(
 
     ::
 
-        token            1 / total_tokens                              DAPO (arXiv 2503.14476, eq. 8); also BNPO
+        token            1 / total_tokens                              DAPO (arXiv 2503.14476, eq. 12), BNPO
         sequence         1 / (total_rollouts * length)                 GRPO (arXiv 2402.03300, eq. 3)
         constant_length  1 / (total_rollouts * max_completion_tokens)  Dr. GRPO (arXiv 2503.20783)
 
