@@ -147,7 +147,7 @@ class Session:
             if self.is_main:
                 torch.save(state, folder / "trainer.pt")
 
-        self.store.save(self.trainer.step, write, is_main=self.is_main, barrier=self.accelerator.wait_for_everyone)
+        self.store.save(self.trainer.step, write, is_main=self.is_main, any_rank=self.any_rank)
         self.saved_step = self.trainer.step
 
     def finish(self) -> TrainingSummary:
