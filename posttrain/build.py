@@ -1,5 +1,6 @@
 """From a checked job to a run: its folder, its model, its reward, its trainer."""
 
+import logging
 import os
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,6 +22,7 @@ def run_job(job: Job[Any], resume: str | None = None) -> Any:
         Interrupted: SIGTERM arrived, and the run was saved.
     """
     check_trackers(job)
+    quiet_libraries()
     folder = Path(job.run.folder)
     if os.environ.get("RANK", "0") == "0":
         claim_run_folder(folder, job.to_yaml(), resume is not None)
@@ -102,3 +104,15 @@ def check_trackers(job: Job[Any]) -> None:
     for tracker in job.run.trackers:
         if find_spec(tracker) is None:
             raise JobError(f"run.trackers: {tracker} is not installed: pip install {tracker}, or leave it out")
+
+
+def quiet_libraries() -> None:
+    """Leave the terminal to the run: libraries show no bars of their own and log errors only."""
+    import torch
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
+    logging.getLogger("accelerate").setLevel(logging.ERROR)
+    os.environ.setdefault("DS_LOG_LEVEL", "error")
+    if not torch.accelerator.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed warns when it has to find that out
