@@ -50,6 +50,7 @@ def plain_form(answer: str) -> str:
     comma of thousands, a trailing period, zeros after the decimal point, a unit in words."""
     text = answer.strip().translate(_UNICODE)
     text = re.sub(r"^(?:\$\$?|\\\[|\\\()|(?:(?<!\\)\$\$?|\\\]|\\\))\.?$", "", text).strip(" \t\n*_`")
+    text = re.sub(r"(?<=\d)\\[!,;:](?=\d{3}(?!\d))", "", text)
     text = re.sub(r"\\(?:left|right|displaystyle|limits|bigl?|bigr?)(?![A-Za-z])|\\[!,;:]|~|\\quad|\\ ", " ", text)
     text = re.sub(r"\\[dt]frac(?![A-Za-z])", r"\\frac", text).replace("{,}", ",").replace("\\%", "%")
     text = re.sub(r"\\(?:text|textbf|textrm|textit|mathrm|mathbf|mbox)\s*\{([^{}]*)\}", r" \1 ", text)
