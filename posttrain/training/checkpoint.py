@@ -148,7 +148,7 @@ class CheckpointStore:
         problem = f"{self.folder / name}: the checkpoint could not be written: {error}."
         if full:
             problem = f"{self.folder / name}: the disk is full: {_size(free + written)} were free, {self._needed()}."
-        intact = f"{self.paths()[-1].name} is intact; " if self.paths() else ""
+        intact = f"{self.paths()[-1].name} is untouched; " if self.paths() else ""
         return CheckpointError(
             f"{problem} {intact}{'make room' if full else 'mend that'}, then go on with --resume auto"
         )
