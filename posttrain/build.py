@@ -24,10 +24,15 @@ def run_job(job: Job[Any], resume: str | None = None) -> Any:
     check_trackers(job)
     quiet_libraries()
     folder = Path(job.run.folder)
-    if os.environ.get("RANK", "0") == "0":
+    if is_first_rank():
         claim_run_folder(folder, job.to_yaml(), resume is not None)
     trainer = build_trainer(job, starting_model(job))
     return trainer.train(resume)
+
+
+def is_first_rank() -> bool:
+    """Whether this process is the launch's first, or its only one; known before torch is."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def build_trainer(job: Job[Any], model: str | Path) -> Any:

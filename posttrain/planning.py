@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from posttrain.build import build_reward
+from posttrain.build import build_reward, is_first_rank
 from posttrain.data.chat import PromptEncoder
 from posttrain.errors import JobError
 from posttrain.job import Job
@@ -50,7 +50,7 @@ class Plan:
 
 
 def print_plan(job: Job[Any]) -> None:
-    """Print the plan of ``job``, 80 columns wide.
+    """Print the plan of ``job``, 80 columns wide, on the first rank.
 
     Raises:
         UserError: what would stop the run.
@@ -59,7 +59,7 @@ def print_plan(job: Job[Any]) -> None:
     from rich.table import Table
 
     plan = make_plan(job, Launch.of_environment())
-    console = Console(width=WIDTH, highlight=False, emoji=False)
+    console = Console(width=WIDTH, highlight=False, emoji=False, quiet=not is_first_rank())
     for title, lines in plan.sections.items():
         console.print(f"[bold]{title}[/bold]")
         table = Table.grid(padding=(0, 2))
