@@ -10,6 +10,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, TextIO
 
+from posttrain.report.formats import count, duration, number
+
 if TYPE_CHECKING:
     from rich.live import Live
     from rich.text import Text
@@ -136,8 +138,8 @@ class TrainingDisplay:
             bar = min(room, 30)
             filled = round(bar * self.step / max(1, self.total_steps))
             parts += [("━" * filled, "cyan"), ("━" * (bar - filled) + "  ", "bright_black")]
-        for number, field in enumerate(fields):
-            parts.append(("  " * (number > 0) + field, "dim" if field.endswith(("tok/s", "left")) else ""))
+        for place, field in enumerate(fields):
+            parts.append(("  " * (place > 0) + field, "dim" if field.endswith(("tok/s", "left")) else ""))
         text = Text.assemble(*parts, no_wrap=True, overflow="ellipsis")
         text.truncate(width, overflow="ellipsis")
         return text
@@ -153,9 +155,9 @@ class TrainingDisplay:
         left = self.seconds_left()
         return [
             f"{self.step:>{digits}}/{self.total_steps}",
-            f"reward {_number(self.latest[REWARD])}" if REWARD in self.latest else "",
-            f"accuracy {_number(self.latest[ACCURACY])}" if ACCURACY in self.latest else "",
-            f"{_speed(speed)} tok/s" if math.isfinite(speed) else "",
+            f"reward {number(self.latest[REWARD])}" if REWARD in self.latest else "",
+            f"accuracy {number(self.latest[ACCURACY])}" if ACCURACY in self.latest else "",
+            f"{count(speed)} tok/s" if math.isfinite(speed) else "",
             f"{duration(left)} left" if math.isfinite(left) and self.step < self.total_steps else "",
         ]
 
@@ -178,30 +180,8 @@ class TrainingDisplay:
         return [("reward", f"{_change(first, last)}, mean of {some} steps from {self.rewards[0][0]} and at the end")]
 
 
-def duration(seconds: float) -> str:
-    """Seconds as people write them: ``42 s``, ``3:07``, ``1:02:03``, ``2 d 3 h``."""
-    whole = round(seconds)
-    minutes, rest = divmod(whole, 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours >= 48:
-        return f"{hours // 24} d {hours % 24} h"
-    if hours:
-        return f"{hours}:{minutes:02d}:{rest:02d}"
-    return f"{minutes}:{rest:02d}" if minutes else f"{rest} s"
-
-
 def _change(first: float, last: float) -> str:
-    return f"{_number(first)} → {_number(last)} ({last - first:+.3f})"
-
-
-def _number(value: float) -> str:
-    if not math.isfinite(value):
-        return "–"
-    return f"{value:.3f}" if abs(value) < 100 else f"{value:.3g}"
-
-
-def _speed(value: float) -> str:
-    return f"{value:.0f}" if value < 10_000 else f"{value / 1000:.1f}k"
+    return f"{number(first)} → {number(last)} ({last - first:+.3f})"
 
 
 def _short(path: Path) -> str:

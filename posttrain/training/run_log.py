@@ -48,19 +48,19 @@ class RunLog:
         lines = "".join(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n" for record in records)
         # Text of a dataset may hold half of a surrogate pair, which UTF-8 cannot.
         content = zstandard.compress(lines.encode("utf-8", errors="replace"))
-        _write_whole(_rollouts_file(self.folder, step), content)
+        replace_file(_rollouts_file(self.folder, step), content)
 
     def write_environment(self) -> None:
         """Write what the run ran on: versions, hardware, git revision, command line."""
         text = json.dumps(describe_environment(), indent=2) + "\n"
-        _write_whole(self.folder / ENVIRONMENT_FILE, text.encode())
+        replace_file(self.folder / ENVIRONMENT_FILE, text.encode())
 
     def truncate_after(self, step: int) -> None:
         """Drop the metrics and rollouts of later steps, and a last line that a killed process left unfinished."""
         metrics = self.folder / METRICS_FILE
         if metrics.is_file():
             kept = [line for line, values in _complete_lines(metrics) if values["step"] <= step]
-            _write_whole(metrics, b"".join(kept))
+            replace_file(metrics, b"".join(kept))
         for file in (self.folder / ROLLOUTS_FOLDER).iterdir():
             if file.suffix == ".tmp" or (file.name.startswith("step_") and _step_of(file) > step):
                 file.unlink()
@@ -200,7 +200,7 @@ def _step_of(file: Path) -> int:
     return int(file.name.removeprefix("step_").partition(".")[0])
 
 
-def _write_whole(file: Path, content: bytes) -> None:
+def replace_file(file: Path, content: bytes) -> None:
     """Write beside ``file``, then rename: a reader finds the old content or the new, never a part."""
     temporary = file.with_name(file.name + ".tmp")
     temporary.write_bytes(content)

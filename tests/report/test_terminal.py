@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from posttrain.report import terminal
-from posttrain.report.terminal import TrainingDisplay, duration
+from posttrain.report.terminal import TrainingDisplay
 
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
@@ -83,7 +83,7 @@ def test_the_live_line_never_wraps(width: int) -> None:
     line = display.line().plain
     assert len(line) <= min(width, 80)
     if width >= 80:
-        assert "12345/50000" in line and "accuracy 0.500" in line and "123.5k tok/s" in line and "left" in line
+        assert "12345/50000" in line and "accuracy 0.500" in line and "123k tok/s" in line and "left" in line
 
 
 def test_the_live_line_is_redrawn_in_place() -> None:
@@ -136,13 +136,6 @@ def test_messages_are_not_markup() -> None:
     display = TrainingDisplay(2, "oreal", stream=stream)
     display.warn("checkpoint [bold]step-3[/nope] was refused")
     assert stream.getvalue() == "warning: checkpoint [bold]step-3[/nope] was refused\n"
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(0.2, "0 s"), (59.4, "59 s"), (187, "3:07"), (3723, "1:02:03"), (3600 * 51, "2 d 3 h")]
-)
-def test_durations(seconds: float, text: str) -> None:
-    assert duration(seconds) == text
 
 
 def test_importing_the_display_imports_no_rich() -> None:

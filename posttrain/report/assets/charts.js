@@ -1,0 +1,117 @@
+// Which metrics share a chart, and which charts a section. Metrics that are not named here get a chart of their own
+// in a section named by their prefix.
+
+const COLOURS = [1, 2, 3, 4, 5, 6].map((number) => `var(--series-${number})`);
+const PHASES = ["generate", "score", "update", "sync", "other"];
+
+/** The sections of the page: [{title, charts: [spec], constants: [{title, value}]}]. */
+function sectionsOf(data) {
+  const left = new Set(Object.keys(data.series).filter((name) => data.series[name].some((value) => value !== null)));
+  const take = (...names) => names.filter((name) => left.delete(name));
+  const lines = (labels) => take(...Object.keys(labels)).map((name, index) => series(data, name, labels[name], COLOURS[index]));
+  const one = (name, title, about, more = {}) => ({ title, about, series: lines({ [name]: title }), ...more });
+
+  const sections = [
+    { title: "Learning", charts: [rewardChart(data, take, lines), partsChart(data, left, take), one("reward/error_fraction", "Rewards that failed", "share of rollouts", { fromZero: true })] },
+    {
+      title: "Completions",
+      charts: [
+        { title: "Length", about: "tokens", fromZero: true, series: lines({ "completion/length_mean": "mean", "completion/length_max": "longest", "eval/length_mean": "held-out mean" }) },
+        one("completion/truncated_fraction", "Truncated", "share of rollouts that ran out of tokens", { fromZero: true }),
+      ],
+    },
+    {
+      title: "Policy",
+      charts: [
+        one("policy/entropy", "Entropy", "nats per trained token", { fromZero: true }),
+        one("policy/kl", "KL to the reference", "nats per trained token", { fromZero: true }),
+        one("policy/gradient_norm", "Gradient norm", "before clipping", { fromZero: true }),
+        one("policy/logprob_mismatch", "Engine–trainer mismatch", "mean |Δ log p| of sampled tokens", { fromZero: true }),
+        one("policy/clip_fraction", "Clip fraction", "share of trained tokens", { fromZero: true }),
+        one("policy/loss", "Loss", ""),
+        one("policy/learning_rate", "Learning rate", "", { fromZero: true }),
+      ],
+    },
+    {
+      title: "Speed",
+      charts: [
+        timeChart(data, take),
+        { title: "Tokens per second", about: "", fromZero: true, series: lines({ "speed/generated_tokens_per_second": "generated", "speed/trained_tokens_per_second": "trained" }) },
+      ],
+    },
+    {
+      title: "Batch",
+      charts: [
+        { title: "Rollouts", about: "in a step", fromZero: true, series: lines({ "batch/rollouts": "sampled", "batch/samples": "trained" }) },
+        one("batch/trained_tokens", "Trained tokens", "in a step", { fromZero: true }),
+        one("batch/groups_without_spread", "Groups without spread", "all rollouts judged alike", { fromZero: true }),
+        one("batch/micro_batches", "Micro-batches", "in a step", { fromZero: true }),
+      ],
+    },
+  ];
+  return [...sections, ...otherSections(data, left)].map(withConstantsApart).filter((section) => section.charts.length || section.constants.length);
+}
+
+function series(data, name, label, colour) {
+  const values = data.series[name];
+  const known = values.filter((value) => value !== null).length;
+  return { name, label, colour, values, sparse: known < values.length / 2 };
+}
+
+function rewardChart(data, take, lines) {
+  const shown = lines({ "reward/mean": "reward", "eval/accuracy": "held-out accuracy" });
+  const [spread] = take("reward/std_in_group");
+  const reward = shown.find((one) => one.name === "reward/mean");
+  if (reward && spread) reward.band = data.series[spread];
+  const inUnit = shown.every((one) => one.values.every((value) => value === null || (value >= 0 && value <= 1)));
+  return {
+    title: "Reward",
+    about: reward?.band ? "mean over the step's rollouts; the band is the spread within a group (± one standard deviation)" : "mean over the step's rollouts",
+    series: shown,
+    unitRange: inUnit,
+    wide: true,
+  };
+}
+
+function partsChart(data, left, take) {
+  const names = take(...[...left].filter((name) => name.startsWith("reward/part/")));
+  const parts = names.map((name, index) => series(data, name, name.slice("reward/part/".length), COLOURS[index % COLOURS.length]));
+  return { title: "Reward parts", about: "means of what the reward is made of", series: parts, tall: true };
+}
+
+/** Seconds of a step by phase; what no phase accounts for is "other". */
+function timeChart(data, take) {
+  const [whole] = take("time/step");
+  const names = take(...PHASES.map((phase) => `time/${phase}`));
+  const phases = names.map((name) => series(data, name, name.slice("time/".length), COLOURS[PHASES.indexOf(name.slice("time/".length))]));
+  if (whole && phases.length) {
+    const rest = data.series[whole].map((seconds, index) =>
+      Math.max(0, (seconds ?? 0) - phases.reduce((sum, phase) => sum + (phase.values[index] ?? 0), 0)),
+    );
+    phases.push({ label: "other", colour: COLOURS[5], values: rest });
+  }
+  return { title: "Time by phase", about: "seconds of a step", series: phases, stacked: true, wide: true };
+}
+
+function otherSections(data, left) {
+  const byPrefix = new Map();
+  for (const name of left) {
+    const [prefix, ...rest] = name.split("/");
+    const title = rest.length ? titleOf(rest.join("/")) : titleOf(prefix);
+    const chart = { title, about: "", series: [series(data, name, title, COLOURS[0])] };
+    byPrefix.set(prefix, [...(byPrefix.get(prefix) ?? []), chart]);
+  }
+  return [...byPrefix].map(([prefix, charts]) => ({ title: prefix === data.method ? prefix.toUpperCase() : titleOf(prefix), charts }));
+}
+
+/** A metric that never changes is a number, not a curve. */
+function withConstantsApart(section) {
+  const charts = [], constants = [];
+  for (const chart of section.charts) {
+    if (!chart.series.length) continue;
+    const known = chart.series.flatMap((one) => one.values).filter((value) => value !== null);
+    if (known.length > 2 && known.every((value) => value === known[0])) constants.push({ title: chart.title, value: known[0] });
+    else charts.push(chart);
+  }
+  return { title: section.title, charts, constants };
+}

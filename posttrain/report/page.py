@@ -1,0 +1,162 @@
+"""The run page: ``report.html``, one file that needs nothing from outside."""
+
+import html
+import json
+import math
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from importlib.resources import files
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from posttrain.config_file import parse_yaml
+from posttrain.report.formats import count, duration, number
+from posttrain.report.page_data import curves, not_finite, samples
+from posttrain.training.run_folder import JOB_FILE
+from posttrain.training.run_log import ENVIRONMENT_FILE, METRICS_FILE, read_metrics, replace_file
+
+REPORT_FILE = "report.html"
+SCRIPTS = ("format.js", "chart.js", "charts.js", "samples.js", "page.js")
+
+
+def write_report(run_folder: str | Path) -> Path:
+    """Write the page of a run, finished or not, into its folder; return the file.
+
+    Raises:
+        FileNotFoundError: the folder has no ``metrics.jsonl``.
+    """
+    folder = Path(run_folder)
+    page = render(folder)
+    file = folder / REPORT_FILE
+    replace_file(file, page.encode("utf-8", errors="replace"))
+    return file
+
+
+def render(folder: Path) -> str:
+    """The page as HTML."""
+    metrics = read_metrics(folder)
+    job_yaml = _read(folder / JOB_FILE)
+    job = parse_yaml(job_yaml) if job_yaml else {}
+    method = str(job.get("method", "run"))
+    written = datetime.fromtimestamp((folder / METRICS_FILE).stat().st_mtime, tz=UTC)
+    data = {
+        "method": method,
+        **curves(metrics),
+        "not_finite": not_finite(metrics),
+        "samples": samples(folder),
+    }
+    return Template(_asset("page.html")).substitute(
+        title=html.escape(f"{method} · {folder.resolve().name}"),
+        css=_asset("page.css"),
+        script="\n".join(_asset(name) for name in SCRIPTS),
+        data=_embedded(data),
+        method=html.escape(method),
+        name=html.escape(folder.resolve().name),
+        status=_status(metrics, _total_steps(job)),
+        facts=html.escape(" · ".join([*_facts(job), f"last written {written:%Y-%m-%d %H:%M} UTC"])),
+        headline="\n".join(_tile(*tile) for tile in headline(metrics, _total_steps(job))),
+        job=html.escape(job_yaml or "This run was started from Python: it has no job file."),
+        environment=_environment(folder),
+    )
+
+
+def headline(metrics: Sequence[dict[str, float]], total_steps: int | None) -> Iterator[tuple[str, str, str]]:
+    """Label, value and note of the numbers at the top; those that were not logged are left out."""
+    accuracy = _finite(metrics, "eval/accuracy")
+    if accuracy:
+        yield "Held-out accuracy", _change(accuracy[0], accuracy[-1]), _difference(accuracy[0], accuracy[-1])
+    reward = _finite(metrics, "reward/mean")
+    if reward:
+        some = max(1, len(reward) // 10)
+        first, last = sum(reward[:some]) / some, sum(reward[-some:]) / some
+        note = _difference(first, last) + (f", means of {some} steps" if some > 1 else "")
+        yield "Reward", _change(first, last), note
+    done = int(metrics[-1]["step"]) if metrics else 0
+    yield "Steps", f"{done:,}", f"of {total_steps:,}" if total_steps else ""
+    tokens = sum(
+        line.get("batch/rollouts", 0.0) * line.get("completion/length_mean", 0.0)
+        for line in metrics
+        if math.isfinite(line.get("completion/length_mean", 0.0))
+    )
+    speeds = sorted(_finite(metrics, "speed/generated_tokens_per_second"))
+    if tokens:
+        yield "Tokens sampled", count(tokens), f"{count(speeds[len(speeds) // 2])}/s (median)" if speeds else ""
+    times = _finite(metrics, "time/step")
+    if times:
+        yield "Time in steps", duration(sum(times)), f"{sum(times) / len(times):.3g} s a step"
+
+
+def _change(first: float, last: float) -> str:
+    return f"{number(first)} → {number(last)}"
+
+
+def _difference(first: float, last: float) -> str:
+    return f"{last - first:+.3f}".replace("-", "−")
+
+
+def _tile(label: str, value: str, note: str) -> str:
+    value = html.escape(value).replace(" → ", '<span class="arrow">→</span>')
+    return f'<div class="tile"><dt>{html.escape(label)}</dt><dd>{value}<small>{html.escape(note)}</small></dd></div>'
+
+
+def _status(metrics: Sequence[dict[str, float]], total_steps: int | None) -> str:
+    done = int(metrics[-1]["step"]) if metrics else 0
+    if total_steps is None:
+        return f'<span class="status">{done:,} steps</span>'
+    if done >= total_steps:
+        return '<span class="status finished">finished</span>'
+    return f'<span class="status unfinished">unfinished: step {done:,} of {total_steps:,}</span>'
+
+
+def _total_steps(job: dict[str, Any]) -> int | None:
+    steps = (job.get("trainer") or {}).get("steps")
+    return int(steps) if steps else None
+
+
+def _facts(job: dict[str, Any]) -> Iterator[str]:
+    """The few words of a job that say what was trained on what."""
+    model, data, engine = (job.get(section) or {} for section in ("model", "data", "engine"))
+    if model.get("path"):
+        yield f"model {model['path']}"
+    elif model.get("tiny"):
+        yield "a tiny model"
+    for name, section in (("data", data), ("engine", engine)):
+        if section.get("type"):
+            yield f"{name} {section['type']}"
+
+
+def _environment(folder: Path) -> str:
+    text = _read(folder / ENVIRONMENT_FILE)
+    values: dict[str, Any] = json.loads(text) if text else {}
+    packages = values.pop("packages", {})
+    rows = {**values, **packages}
+    cells = (
+        f"<dt>{html.escape(name.replace('_', ' '))}</dt><dd>{html.escape(_shown(value))}</dd>"
+        for name, value in rows.items()
+    )
+    return "\n".join(cells)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "none"
+    return "unknown" if value is None else str(value)
+
+
+def _finite(metrics: Sequence[dict[str, float]], name: str) -> list[float]:
+    return [line[name] for line in metrics if math.isfinite(line.get(name, math.nan))]
+
+
+def _embedded(data: Any) -> str:
+    """JSON that cannot end the script element it stands in, whatever a completion says."""
+    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return text.replace("<", "\\u003c")
+
+
+def _read(file: Path) -> str:
+    return file.read_text(encoding="utf-8") if file.is_file() else ""
+
+
+def _asset(name: str) -> str:
+    return files("posttrain.report").joinpath("assets", name).read_text(encoding="utf-8")
