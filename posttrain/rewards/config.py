@@ -3,6 +3,8 @@
 import inspect
 from typing import TYPE_CHECKING
 
+from pydantic import ConfigDict
+
 from posttrain.config import CustomConfig, component_union, load_object
 from posttrain.rewards.composition import GateConfig, RouteConfig, WeightedPart, WeightedSumConfig
 from posttrain.rewards.format import FormatConfig
@@ -18,6 +20,8 @@ class CustomRewardConfig(CustomConfig, BaseRewardConfig):
 
     The other keys go to the class (see ``CustomConfig``), or to the function as keyword arguments.
     """
+
+    model_config = ConfigDict(extra="allow")
 
     def make(self) -> Reward:
         component = load_object(self.type)

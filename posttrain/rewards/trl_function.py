@@ -5,7 +5,7 @@ completion; a conversational completion is a list of messages; None says that th
 """
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from pydantic import Field, field_validator
@@ -74,6 +74,8 @@ class TRLFunctionReward:
 
     def score(self, inputs: Sequence[RewardInput]) -> list[RewardOutput]:
         scores = self.function(**self._keywords(inputs))
+        if not isinstance(scores, Iterable):
+            raise RewardFailure(f"reward function {self.name} returned {type(scores).__name__}, not a list of scores.")
         return [RewardOutput(None if score is None else float(score)) for score in scores]
 
     def _keywords(self, inputs: Sequence[RewardInput]) -> dict[str, Any]:

@@ -100,12 +100,16 @@ def test_names() -> None:
 
 def test_on_error_stop() -> None:
     assert StopOnError(always(RewardOutput(1.0))).score(inputs(1))[0].score == 1
-    with pytest.raises(RewardFailure, match=r"by_function could not judge .*'gsm8k-0': timeout \(no result after 5 s\)"):
+    with pytest.raises(
+        RewardFailure, match=r"by_function could not judge .*'gsm8k-0': timeout \(no result after 5 s\)"
+    ):
         score_checked(StopOnError(always(RewardOutput(None, error="timeout", message="no result after 5 s"))), inputs())
 
 
 def test_on_error_score_keeps_the_kind_visible() -> None:
-    output = score_checked(ScoreOnError(always(RewardOutput(None, {"length": 3.0}, error="crashed")), -1.0), inputs(1))[0]
+    output = score_checked(ScoreOnError(always(RewardOutput(None, {"length": 3.0}, error="crashed")), -1.0), inputs(1))[
+        0
+    ]
     assert (output.score, output.error) == (-1.0, None)
     assert output.parts == {"length": 3.0, "error/crashed": 1.0}
 

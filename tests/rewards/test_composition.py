@@ -38,7 +38,9 @@ def completions(*texts: str, **fields: object) -> list[RewardInput]:
 def test_weighted_sum() -> None:
     answer = Table({"x": RewardOutput(1.0, {"by_box": 1.0}), "y": 0.0})
     length = Table({"x": -0.5, "y": -1.0})
-    outputs = score_checked(WeightedSumReward({"answer": (2.0, answer), "length": (0.5, length)}), completions("x", "y"))
+    outputs = score_checked(
+        WeightedSumReward({"answer": (2.0, answer), "length": (0.5, length)}), completions("x", "y")
+    )
     assert outputs[0] == RewardOutput(1.75, {"answer": 1.0, "answer/by_box": 1.0, "length": -0.5})
     assert outputs[1] == RewardOutput(-0.5, {"answer": 0.0, "length": -1.0})
 
