@@ -28,7 +28,7 @@ class ModelConfig(Config):
         default="packed_sdpa", description="packed_sdpa needs no extra package; flash attention is for GPUs"
     )
     gradient_checkpointing: bool = False
-    logits_chunk_size: int = Field(default=512, ge=1, description="tokens whose logits exist at one time")
+    logits_chunk_size: int = Field(default=256, ge=1, description="tokens whose logits exist at one time")
     lora: LoRAConfig | None = None
 
     @model_validator(mode="after")
