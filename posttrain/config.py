@@ -49,7 +49,7 @@ class CustomConfig(Config):
     @model_validator(mode="after")
     def _keys_fit_the_class(self) -> "CustomConfig":
         try:
-            config_class = getattr(load_object(self.type), "config_class", None)
+            config_class: Any = getattr(load_object(self.type), "config_class", None)
         except ValueError as error:
             raise ValueError(f"type cannot be used: {error}") from error
         try:

@@ -21,7 +21,7 @@ _LATEX = re.compile(
 )
 _NUMBER = re.compile(
     r"(?<![\w.])(?:[-−+](?=\s?[$€£¥]?\.?\d))?\s?(?:\\?\$|[€£¥])?-?"
-    r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)?(?:(?<=\d)|(?=\.\d))(?:\.\d+)?"
+    r"(?:\d{1,3}(?:[, ]\d{3})+(?!\d)|\d+)?(?:(?<=\d)|(?=\.\d))(?:\.\d+)?"
     r"(?:\s+\d+/\d+|\s?/\s?\d+)?(?:\s?\\?%|\s(?:hundred|thousand|million|billion|trillion)\b)?"
 )
 _CHOICE = re.compile(r"\(?([A-Z])\)?(?![A-Za-z])")
@@ -142,7 +142,7 @@ def _last_expression(text: str) -> str | None:
     """The LaTeX expression or number that ends last."""
     latex = [match for match in _LATEX.finditer(text) if looks_like_maths(_latex_content(match), needs_digit=True)]
     numbers = list(_NUMBER.finditer(text))
-    if latex and (not numbers or numbers[-1].start() < latex[-1].end()):
+    if latex and (not numbers or numbers[-1].end() <= latex[-1].end()):
         return _latex_content(latex[-1])
     return numbers[-1].group().strip() if numbers else None
 

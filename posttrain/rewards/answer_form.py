@@ -58,8 +58,8 @@ def plain_form(answer: str) -> str:
     text = re.sub(r"(?<!\w)\\?\$\s*(?=[-.\d])|^[€£¥]\s*", "", text)
     text = re.sub(r"\s+", " ", text).strip().rstrip(".").strip()
     text = _without_unit(text)
-    if re.fullmatch(r"[-+]?\d{1,3}(,\d{3})+(\.\d+)?", text):
-        text = text.replace(",", "")
+    if re.fullmatch(r"[-+]?\d{1,3}([, ]\d{3})+(\.\d+)?", text):
+        text = re.sub("[, ]", "", text)
     if re.fullmatch(r"[-+]?\d*\.?\d+|[-+]?\d+\.", text):
         return _plain_number(text)
     if choice := re.fullmatch(r"\(?([A-Za-z])\)?[.:]?", text):

@@ -5,6 +5,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -36,7 +37,7 @@ BOXED = [
     ("0", "-0", 1), ("0.5", ".5", 1), ("-3", "−3", 1), ("-3", "3", 0), ("18", "$18$", 1), ("18", r"\(18\)", 1),
     # commas of thousands
     ("1234", "1,234", 1), ("1,234", "1234", 1), ("1,234,567", "1234567.0", 1), ("1234", r"1{,}234", 1),
-    ("1234", "12,34", 0), ("1000", r"1\,000", 1), ("1234.5", "$1,234.50", 1),
+    ("1234", "12,34", 0), ("1000", r"1\,000", 1), ("1234.5", "$1,234.50", 1), ("118000", "118 000", 1),
     # fractions and mixed numbers
     ("1/2", "0.5", 1), ("1/2", r"\frac{1}{2}", 1), ("0.5", r"\dfrac12", 1), ("1/2", "2/4", 1), ("1/2", "1/3", 0),
     ("-1/2", r"\frac{-1}{2}", 1), ("5/2", "2 1/2", 1), (r"2\frac{1}{2}", "2.5", 1), ("21/2", "2 1/2", 0),
@@ -106,6 +107,8 @@ EXTRACTION = [
     ("It costs 2 + 3 = 5", "5", "last_expression"),
     ("It costs $1,250.50.", "1250.5", "last_expression"),
     ("Thus $x = \\frac{3}{4}$.", "3/4", "last_expression"),
+    ("The popcorn would cost $19-$12-$3=$4", "4", "last_expression"),
+    ("his capital is $12000+$5000= $17 000.", "17000", "last_expression"),
     ("Between 5-3", "3", "last_expression"),
     ("it is -7", "-7", "last_expression"),
     ("a share of 1/4", "0.25", "last_expression"),
@@ -212,6 +215,15 @@ def test_equal_pairs_are_compared_once(reward: MathAnswerReward, monkeypatch: py
     assert len(sent) == 3
     assert [output.score for output in reward.score(inputs)] == [1, 1, 0, 1, 1]
     assert len(sent) == 3
+
+
+def test_scoring_from_several_threads() -> None:
+    reward = MathAnswerReward(timeout_s=20, workers=2)
+    inputs = [RewardInput(Example(str(n), "question", f"{n}/4"), rf"\boxed{{{n % 20 / 4}}}") for n in range(40)]
+    with ThreadPoolExecutor(4) as executor:
+        scores = list(executor.map(lambda _: [output.score for output in reward.score(inputs)], range(8)))
+    assert scores == [[1.0] * 20 + [0.0] * 20] * 8
+    reward.close()
 
 
 def test_the_cache_forgets_what_was_not_asked_for_longest() -> None:
