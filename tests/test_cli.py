@@ -119,7 +119,7 @@ def test_a_job_trains_once_goes_on_and_is_not_overwritten(folder: Path) -> None:
 
     status, _, err = run(folder, "train", "job.yaml", "--resume", "auto")
     assert status == 2
-    assert "holds another job: reward.type is my_rewards:Short there and not set here" in err
+    assert "run holds another job: " in err and "reward.type is my_rewards:Short there and not set here" in err
 
     status, _, err = run(folder, "train", "run/job.yaml", "--resume", "auto")
     assert status == 0, err
