@@ -38,10 +38,11 @@ def render(folder: Path) -> str:
     metrics = read_metrics(folder)
     job_yaml = _read(folder / JOB_FILE)
     job = parse_yaml(job_yaml) if job_yaml else {}
-    method = str(job.get("method", "run"))
+    method = str(job.get("method", "training"))
     written = datetime.fromtimestamp((folder / METRICS_FILE).stat().st_mtime, tz=UTC)
     data = {
         "method": method,
+        "method_title": _method_title(method),
         **curves(metrics),
         "not_finite": not_finite(metrics),
         "samples": samples(folder),
@@ -51,7 +52,7 @@ def render(folder: Path) -> str:
         css=_asset("page.css"),
         script="\n".join(_asset(name) for name in SCRIPTS),
         data=_embedded(data),
-        method=html.escape(method),
+        method=html.escape(_method_title(method)),
         name=html.escape(folder.resolve().name),
         status=_status(metrics, _total_steps(job)),
         facts=html.escape(" · ".join([*_facts(job), f"last written {written:%Y-%m-%d %H:%M} UTC"])),
@@ -84,7 +85,7 @@ def headline(metrics: Sequence[dict[str, float]], total_steps: int | None) -> It
         yield "Tokens sampled", count(tokens), f"{count(speeds[len(speeds) // 2])}/s (median)" if speeds else ""
     times = _finite(metrics, "time/step")
     if times:
-        yield "Time in steps", duration(sum(times)), f"{sum(times) / len(times):.3g} s a step"
+        yield "Training time", duration(sum(times)), f"{sum(times) / len(times):.3g} s a step"
 
 
 def _change(first: float, last: float) -> str:
@@ -112,6 +113,11 @@ def _status(metrics: Sequence[dict[str, float]], total_steps: int | None) -> str
 def _total_steps(job: dict[str, Any]) -> int | None:
     steps = (job.get("trainer") or {}).get("steps")
     return int(steps) if steps else None
+
+
+def _method_title(method: str) -> str:
+    """``prefix_rft`` as papers write it: PREFIX-RFT; a user's class by its name."""
+    return method.rpartition(":")[2] if ":" in method else method.upper().replace("_", "-")
 
 
 def _facts(job: dict[str, Any]) -> Iterator[str]:

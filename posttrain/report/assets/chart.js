@@ -5,8 +5,9 @@ const MARGIN = { top: 8, right: 12, bottom: 22, left: 44 };
 /**
  * A chart in a figure.
  *
- * @param spec {title, about, series: [{values, label, colour, band?, sparse?}], stacked?, fromZero?, unitRange?, wide?}
- *   `values` has one number or null for each entry of `steps`; `band` is a half-width around them.
+ * @param spec {title, about, series: [{values, label, colour, band?, sparse?}], stacked?, exact?, fromZero?, unitRange?,
+ *   wide?, tall?}
+ *   `values` has one number or null for each entry of `steps`; `band` is a half-width around them; `exact` is not smoothed.
  * @param onHover called with an index into `steps`, or null.
  */
 class Chart {
@@ -25,7 +26,7 @@ class Chart {
   }
 
   get height() {
-    return this.spec.wide && this.width > 500 ? 236 : this.spec.tall ? 236 : 168;
+    return (this.spec.wide && this.width > 500) || this.spec.tall ? 236 : 168;
   }
 
   description() {
@@ -158,11 +159,12 @@ class Chart {
 
   /** The series on top of each other: each with its own lower edge. */
   stack() {
-    const base = this.steps.map(() => 0);
+    const present = this.steps.map((_, index) => this.spec.series.some((series) => series.values[index] !== null));
+    const base = present.map((known) => (known ? 0 : null));
     return this.spec.series.map((series) => {
-      const own = gaussian(series.values.map((value) => value ?? 0), this.smoothing);
+      const own = gaussian(series.values.map((value, index) => value ?? (present[index] ? 0 : null)), this.smoothing);
       const below = base.slice();
-      own.forEach((value, index) => (base[index] += value));
+      own.forEach((value, index) => (base[index] = present[index] ? base[index] + value : null));
       return { ...series, values: base.slice(), below };
     });
   }
@@ -172,20 +174,20 @@ class Chart {
     const points = (values) => this.steps.flatMap((step, index) => (values[index] === null ? [] : [[this.x(step), this.y(values[index])]]));
     if (line.below) {
       const area = [...points(line.values), ...points(line.below).reverse()];
-      group.append(makeSvg("path", { d: path(widened(area)) + "Z", fill: line.colour, "fill-opacity": 0.82 }));
+      group.append(makeSvg("path", { d: path(widened(area)) + "Z", class: "area", fill: line.colour }));
       return group;
     }
-    const values = line.sparse ? line.values : gaussian(line.values, this.smoothing);
+    const values = line.sparse || this.spec.exact ? line.values : gaussian(line.values, this.smoothing);
     if (line.band) {
-      const band = gaussian(line.band, this.smoothing);
-      const edge = (sign) => points(values.map((value, index) => (value === null ? null : value + sign * (band[index] ?? 0))));
+      const band = gaussian(line.band, this.smoothing), limits = this.spec.unitRange ? [0, 1] : [-Infinity, Infinity];
+      const edge = (sign) => points(values.map((value, index) => (value === null ? null : clamp(value + sign * (band[index] ?? 0), limits))));
       group.append(makeSvg("path", { class: "band", d: path([...edge(1), ...edge(-1).reverse()]) + "Z", fill: line.colour }));
     }
     if (values !== line.values) group.append(makeSvg("path", { class: "raw", d: path(points(line.values)), stroke: line.colour }));
     const drawn = points(values);
     group.append(makeSvg("path", { class: "curve", d: path(drawn), stroke: line.colour }));
     if (drawn.length < 2 || (line.sparse && drawn.length <= 60)) {
-      group.append(...drawn.map(([x, y]) => makeSvg("circle", { class: "dot", cx: x, cy: y, r: 3.5, fill: line.colour })));
+      group.append(...drawn.map(([x, y]) => makeSvg("circle", { class: "dot", cx: x, cy: y, r: drawn.length > 20 ? 2.5 : 3.5, fill: line.colour })));
     }
     return group;
   }
@@ -217,6 +219,10 @@ class Chart {
 function place(element, attributes) {
   element.setAttribute("visibility", attributes ? "visible" : "hidden");
   for (const [name, value] of Object.entries(attributes ?? {})) element.setAttribute(name, value);
+}
+
+function clamp(value, [low, high]) {
+  return Math.min(high, Math.max(low, value));
 }
 
 function path(points) {

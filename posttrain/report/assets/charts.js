@@ -29,14 +29,14 @@ function sectionsOf(data) {
         one("policy/logprob_mismatch", "Engine–trainer mismatch", "mean |Δ log p| of sampled tokens", { fromZero: true }),
         one("policy/clip_fraction", "Clip fraction", "share of trained tokens", { fromZero: true }),
         one("policy/loss", "Loss", ""),
-        one("policy/learning_rate", "Learning rate", "", { fromZero: true }),
+        one("policy/learning_rate", "Learning rate", "", { fromZero: true, exact: true }),
       ],
     },
     {
       title: "Speed",
       charts: [
         timeChart(data, take),
-        { title: "Tokens per second", about: "", fromZero: true, series: lines({ "speed/generated_tokens_per_second": "generated", "speed/trained_tokens_per_second": "trained" }) },
+        { title: "Tokens per second", about: "", fromZero: true, tall: true, series: lines({ "speed/generated_tokens_per_second": "generated", "speed/trained_tokens_per_second": "trained" }) },
       ],
     },
     {
@@ -85,9 +85,8 @@ function timeChart(data, take) {
   const names = take(...PHASES.map((phase) => `time/${phase}`));
   const phases = names.map((name) => series(data, name, name.slice("time/".length), COLOURS[PHASES.indexOf(name.slice("time/".length))]));
   if (whole && phases.length) {
-    const rest = data.series[whole].map((seconds, index) =>
-      Math.max(0, (seconds ?? 0) - phases.reduce((sum, phase) => sum + (phase.values[index] ?? 0), 0)),
-    );
+    const sum = (index) => phases.reduce((seconds, phase) => seconds + (phase.values[index] ?? 0), 0);
+    const rest = data.series[whole].map((seconds, index) => (seconds === null ? null : Math.max(0, seconds - sum(index))));
     phases.push({ label: "other", colour: COLOURS[5], values: rest });
   }
   return { title: "Time by phase", about: "seconds of a step", series: phases, stacked: true, wide: true };
@@ -101,7 +100,7 @@ function otherSections(data, left) {
     const chart = { title, about: "", series: [series(data, name, title, COLOURS[0])] };
     byPrefix.set(prefix, [...(byPrefix.get(prefix) ?? []), chart]);
   }
-  return [...byPrefix].map(([prefix, charts]) => ({ title: prefix === data.method ? prefix.toUpperCase() : titleOf(prefix), charts }));
+  return [...byPrefix].map(([prefix, charts]) => ({ title: prefix === data.method ? data.method_title : titleOf(prefix), charts }));
 }
 
 /** A metric that never changes is a number, not a curve. */

@@ -6,11 +6,11 @@ const MISSING = "–";
 function formatNumber(value) {
   if (value === null || value === undefined || !Number.isFinite(value)) return MISSING;
   const size = Math.abs(value);
-  if (size === 0) return "0";
+  if (Number.isInteger(value) && size < 1e4) return minus(String(value));
   if (size >= 1e4) return formatCount(value);
   if (size >= 100) return minus(value.toFixed(0));
   if (size >= 1) return minus(value.toFixed(2));
-  if (size >= 0.001) return minus(value.toFixed(size >= 0.1 ? 3 : 4));
+  if (size >= 0.001) return minus(size >= 0.1 ? value.toFixed(3) : trimZeros(value.toFixed(4)));
   return minus(value.toExponential(1));
 }
 
@@ -24,7 +24,8 @@ function formatCount(value) {
 
 /** A tick label with as many decimals as the distance between ticks needs. */
 function formatTick(value, distance) {
-  if (value !== 0 && Math.abs(value) < 1e-3) return minus(trimZeros(value.toExponential(1)));
+  if (value === 0) return "0";
+  if (Math.abs(value) < 1e-3) return minus(trimZeros(value.toExponential(1)));
   if (Math.abs(value) >= 1e4) return formatCount(value);
   const decimals = Math.min(4, Math.max(0, Math.ceil(-Math.log10(distance) - 1e-9)));
   return minus(value.toFixed(decimals));
@@ -45,7 +46,7 @@ function minus(text) {
 /** "token_model_loss" becomes "Token model loss". */
 function titleOf(name) {
   const words = name.replaceAll("_", " ").replaceAll("/", " · ");
-  return words.charAt(0).toUpperCase() + words.slice(1);
+  return words.charAt(0).toUpperCase() + words.slice(1).replace(/\b(auc|kl|kv)\b/g, (short) => short.toUpperCase());
 }
 
 /** An HTML element; children are nodes or text, never markup. */

@@ -40,10 +40,9 @@ function curves() {
   if (data.steps_per_point > 1) {
     host.append(make("p", { class: "constant" }, `Each point is the mean of ${data.steps_per_point} steps.`));
   }
-  const observer = new ResizeObserver((entries) => {
-    for (const entry of entries) charts.find((chart) => chart.svg === entry.target).resize(entry.contentRect.width);
-  });
-  for (const chart of charts) observer.observe(chart.svg);
+  const resize = () => charts.forEach((chart) => chart.resize(chart.svg.clientWidth));
+  new ResizeObserver(() => requestAnimationFrame(resize)).observe(host);
+  resize();
   const slider = document.getElementById("smoothing");
   const smooth = () => charts.forEach((chart) => chart.smooth(Number(slider.value)));
   slider.addEventListener("input", smooth);

@@ -44,7 +44,8 @@ class SampleBrowser {
     const shown = step.groups.length, all = step.groups_in_step;
     const heading = shown === all ? `${all} ${all === 1 ? "group" : "groups"}` : `${shown} of ${all} groups`;
     this.items = step.groups.map((group, index) => this.item(group, index));
-    this.list.replaceChildren(make("p", {}, heading), ...this.items);
+    const legend = "A square is a rollout, filled by its reward; underlined, it was trained.";
+    this.list.replaceChildren(make("p", {}, heading), ...this.items, make("div", { class: "legend" }, legend));
     this.showGroup(Math.max(0, this.group));
   }
 
@@ -53,12 +54,12 @@ class SampleBrowser {
     const mean = judged.length ? judged.reduce((sum, reward) => sum + reward, 0) / judged.length : null;
     const cells = group.rewards.map((reward, rollout) => {
       if (reward === null) return make("i", { class: "failed" });
-      return make("i", { class: group.kept[rollout] ? null : "untrained", style: `background:${this.rewardColour(reward)}` });
+      return make("i", { class: group.kept[rollout] ? "trained" : null, style: `background:${this.rewardColour(reward)}` });
     });
     const button = make(
       "button",
       { type: "button", class: "group", title: `${group.rewards.length} rollouts: ${group.rewards.map(formatNumber).join(", ")}` },
-      make("div", { class: "name" }, make("span", {}, group.example_id), make("b", {}, formatNumber(mean))),
+      make("div", { class: "name" }, make("span", {}, group.example_id), make("b", {}, mean === null ? MISSING : minus(mean.toFixed(2)))),
       make("div", { class: "cells" }, cells),
     );
     button.addEventListener("click", () => this.showGroup(index));
@@ -111,11 +112,10 @@ class SampleBrowser {
 
   rollout(rollout, number) {
     const parts = Object.entries(rollout.reward_parts).map(([name, value]) => make("span", {}, `${name} ${formatNumber(value)}`));
-    const bad = rollout.finish_reason === "stop" ? "tag" : "tag bad";
     const more = make("button", { type: "button", class: "quiet more" }, "Show all");
     const card = make(
       "article",
-      { class: "rollout" },
+      { class: rollout.kept ? "rollout" : "rollout untrained" },
       make(
         "header",
         {},
@@ -123,7 +123,7 @@ class SampleBrowser {
         make("span", {}, "reward ", make("b", {}, formatNumber(rollout.reward))),
         parts.length > 1 ? parts : null,
         make("span", {}, `${rollout.length.toLocaleString("en")} tokens`),
-        make("span", { class: bad }, { stop: "finished", length: "truncated" }[rollout.finish_reason] ?? rollout.finish_reason),
+        rollout.finish_reason === "stop" ? make("span", {}, "finished") : make("span", { class: "tag bad" }, rollout.finish_reason === "length" ? "truncated" : rollout.finish_reason),
         make("span", { class: "tag" }, rollout.kept ? rollout.objective ?? "trained" : "not trained"),
       ),
       rollout.error ? make("p", { class: "error" }, `No reward: ${rollout.error}${rollout.error_message ? `. ${rollout.error_message}` : ""}`) : null,
@@ -217,9 +217,9 @@ function weightKey(largest) {
   if (!largest) return [make("span", {}, "No token of this group was pushed.")];
   const stops = [-1, -0.5, 0, 0.5, 1].map((share) => weightColour(share * largest, largest) || "transparent");
   return [
-    make("span", {}, `pushed down ${minus(formatNumber(-largest))}`),
+    make("span", {}, `down ${minus(formatNumber(-largest))}`),
     make("span", { class: "ramp", style: `background:linear-gradient(90deg,${stops.join(",")})` }),
-    make("span", {}, `pushed up +${formatNumber(largest)}`),
+    make("span", {}, `up +${formatNumber(largest)}`),
   ];
 }
 
