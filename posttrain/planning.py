@@ -16,6 +16,7 @@ from posttrain.rewards.checked import score_checked
 from posttrain.rewards.reward import Reward, RewardInput
 from posttrain.trainers.oreal_config import OREALConfig
 from posttrain.trainers.policy_config import PolicyTrainerConfig
+from posttrain.trainers.sft_config import SFTConfig
 from posttrain.training.memory import (
     Launch,
     bytes_of,
@@ -88,6 +89,9 @@ def make_plan(job: Job[Any], launch: Launch) -> Plan:
     encoder = PromptEncoder(tokenizer, prompt_budget(job, shape.context))
     lengths = {"training": prompt_lengths(encoder, train), "held-out": prompt_lengths(encoder, held_out)}
     plan.sections["Data"] = [(f"{name} examples", describe_lengths(values)) for name, values in lengths.items()]
+    supervised = job.warm_start or (job.trainer if isinstance(job.trainer, SFTConfig) else None)
+    if supervised is not None:
+        plan.sections["Data"].append(demonstration_line(supervised, tokenizer, shape.context, train))
     if isinstance(job.trainer, PolicyTrainerConfig):
         plan.sections["Reward on one example"] = list(reward_lines(build_reward(job, task), train[0]))
         plan.sections["Batch"] = list(batch_lines(job.trainer, max(lengths["training"]), launch))
@@ -173,14 +177,28 @@ def describe_lengths(lengths: Sequence[int]) -> str:
     return f"{len(lengths):,}, prompts of {min(lengths)} to {max(lengths)} tokens"
 
 
+def demonstration_line(config: SFTConfig, tokenizer: Any, context: int, examples: Sequence[Example]) -> tuple[str, str]:
+    """What supervised fine-tuning, alone or as a warm start, learns from.
+
+    Raises:
+        DataError: an example has no demonstration, or one that is too long.
+    """
+    from posttrain.trainers.sft import demonstration_rows
+
+    rows = demonstration_rows(examples, tokenizer, config.max_length or context)
+    lengths = [len(row["input_ids"]) for row in rows]
+    rounds = config.steps * config.batch_size / len(rows)
+    return "demonstrations", (
+        f"{len(rows):,}, with their prompts {min(lengths)} to {max(lengths)} tokens; "
+        f"{config.steps} steps of {config.batch_size} see each {rounds:.3g} times"
+    )
+
+
 def model_lines(job: Job[Any], shape: ModelShape) -> Iterator[tuple[str, str]]:
     """What is trained."""
     yield "policy", f"{shape.name}, {job.model.dtype}, context {shape.context:,} tokens"
     adapter = "" if job.model.lora is None else f" (LoRA of rank {job.model.lora.rank})"
     yield "parameters", f"{shape.parameters:,}, of which {shape.trained:,} are trained{adapter}"
-    if job.warm_start is not None:
-        warm = job.warm_start
-        yield "warm start", f"{warm.steps} steps of {warm.batch_size} demonstrations"
 
 
 def reward_lines(reward: Reward, example: Example) -> Iterator[tuple[str, str]]:

@@ -123,9 +123,11 @@ def test_settings_that_are_rarely_meant_are_warned_of(
     assert warning.startswith(expected)
 
 
-def test_a_supervised_job_has_no_rollouts(tmp_path: Path) -> None:
-    plan = make_plan(load(tmp_path, "method=sft", "trainer={steps: 3}"), Launch())
+def test_a_supervised_job_has_demonstrations_and_no_rollouts(tmp_path: Path) -> None:
+    plan = make_plan(load(tmp_path, "method=sft", "trainer={steps: 5, batch_size: 40}"), Launch())
     assert [title.split()[0] for title in plan.sections] == ["Model", "Data", "Memory"]
+    line = dict(plan.sections["Data"])["demonstrations"]
+    assert re.fullmatch(r"100, with their prompts \d+ to \d+ tokens; 5 steps of 40 see each 2 times", line)
 
 
 def refused(job: Job[Any], kind: type[UserError], launch: Launch | None = None) -> str:
@@ -157,6 +159,13 @@ def test_a_missing_model_is_refused(tmp_path: Path) -> None:
 def test_missing_data_is_refused(tmp_path: Path) -> None:
     job = load(tmp_path, f"data={{type: gsm8k, path: {tmp_path}/nothing.jsonl}}")
     assert "nothing.jsonl" in refused(job, DataError)
+
+
+def test_a_warm_start_needs_demonstrations(tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"id": "first", "prompt": "1+1=", "answer": "2"}\n')
+    job = load(tmp_path, f"data={{type: rows, path: {rows}}}", "reward={type: math_answer}", "warm_start={steps: 1}")
+    assert refused(job, DataError).startswith("example 'first' has no demonstration")
 
 
 def test_data_without_a_judgement_needs_a_reward(tmp_path: Path) -> None:
