@@ -66,7 +66,9 @@ def headline(metrics: Sequence[dict[str, float]], total_steps: int | None) -> It
     """Label, value and note of the numbers at the top; those that were not logged are left out."""
     accuracy = _finite(metrics, "eval/accuracy")
     if accuracy:
-        yield "Held-out accuracy", _change(accuracy[0], accuracy[-1]), _difference(accuracy[0], accuracy[-1])
+        error = _finite(metrics, "eval/standard_error")
+        note = f", standard error {number(error[-1])}" if error else ""
+        yield "Held-out accuracy", _change(accuracy[0], accuracy[-1]), _difference(accuracy[0], accuracy[-1]) + note
     reward = _finite(metrics, "reward/mean")
     if reward:
         some = max(1, len(reward) // 10)

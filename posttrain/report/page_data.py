@@ -54,7 +54,7 @@ def samples(folder: Path) -> list[dict[str, Any]]:
 
 def _sampled_step(step: int, records: Sequence[dict[str, Any]], budget: int) -> dict[str, Any]:
     groups, left = dict[int, dict[str, Any]](), budget
-    for index in _trained_and_untrained(records):
+    for index in _pushed_and_not(records):
         group = _group(records[index])
         left -= len(group["data"])
         if left < 0:
@@ -63,11 +63,11 @@ def _sampled_step(step: int, records: Sequence[dict[str, Any]], budget: int) -> 
     return {"step": step, "groups_in_step": len(records), "groups": [groups[index] for index in sorted(groups)]}
 
 
-def _trained_and_untrained(records: Sequence[dict[str, Any]]) -> list[int]:
-    """Indices of the groups, trained and untrained in turns, each kind in its order."""
+def _pushed_and_not(records: Sequence[dict[str, Any]]) -> list[int]:
+    """Indices of the groups, those that move the policy and those that do not in turns, each kind in its order."""
     kinds: dict[bool, list[int]] = {True: [], False: []}
     for index, record in enumerate(records):
-        kinds[any(rollout["kept"] for rollout in record["rollouts"])].append(index)
+        kinds[any(map(_pushed, record["rollouts"]))].append(index)
     ranked = [(rank, not kind, index) for kind, indices in kinds.items() for rank, index in enumerate(indices)]
     return [index for _, _, index in sorted(ranked)]
 
@@ -79,9 +79,14 @@ def _group(record: dict[str, Any]) -> dict[str, Any]:
     return {
         "example_id": record["example_id"],
         "rewards": [rollout["reward"] for rollout in rollouts],
-        "kept": [rollout["kept"] for rollout in rollouts],
+        "pushed": [_pushed(rollout) for rollout in rollouts],
         "data": base64.b64encode(zlib.compress(text.encode("utf-8", errors="replace"), 9)).decode(),
     }
+
+
+def _pushed(rollout: dict[str, Any]) -> bool:
+    """Whether any token of the rollout has a weight."""
+    return any(rollout["weights"])
 
 
 def _rollout(rollout: dict[str, Any]) -> dict[str, Any]:
@@ -96,6 +101,7 @@ def _rollout(rollout: dict[str, Any]) -> dict[str, Any]:
         **{name: value for name, value in rollout.items() if name not in ("text", "tokens", "weights", "logprobs")},
         "length": count,
         "left_out": left_out,
+        "pushed": _pushed(rollout),
         "tokens": shown(rollout["tokens"]),
         "origin": _uniform(shown(rollout["origin"])),
         "weights": _uniform([_rounded(weight, 3) for weight in shown(rollout["weights"])]),

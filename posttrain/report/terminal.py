@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 WIDTH = 80
 SECONDS_BETWEEN_LINES = 10.0
-ACCURACY, REWARD, SPEED = "eval/accuracy", "reward/mean", "speed/generated_tokens_per_second"
+ACCURACY, REWARD, LOSS = "eval/accuracy", "reward/mean", "policy/loss"
+SPEEDS = ("speed/generated_tokens_per_second", "speed/trained_tokens_per_second")
 
 
 class RunSummary(Protocol):
@@ -151,11 +152,12 @@ class TrainingDisplay:
 
     def _fields(self) -> list[str]:
         digits = len(str(self.total_steps))
-        speed = self.latest.get(SPEED, math.nan)
+        speed = next((self.latest[name] for name in SPEEDS if name in self.latest), math.nan)
+        outcome = ("reward", REWARD) if REWARD in self.latest else ("loss", LOSS)
         left = self.seconds_left()
         return [
             f"{self.step:>{digits}}/{self.total_steps}",
-            f"reward {number(self.latest[REWARD])}" if REWARD in self.latest else "",
+            f"{outcome[0]} {number(self.latest[outcome[1]])}" if outcome[1] in self.latest else "",
             f"accuracy {number(self.latest[ACCURACY])}" if ACCURACY in self.latest else "",
             f"{count(speed)} tok/s" if math.isfinite(speed) else "",
             f"{duration(left)} left" if math.isfinite(left) and self.step < self.total_steps else "",

@@ -61,6 +61,13 @@ def test_a_line_comes_when_ten_seconds_have_passed(monkeypatch: pytest.MonkeyPat
     assert steps == ["1/100", "4/100", "7/100", "10/100", "12/100"]
 
 
+def test_without_a_reward_the_line_shows_the_loss() -> None:
+    stream = io.StringIO()
+    with TrainingDisplay(1, "sft", stream=stream) as display:
+        display.update(1, {"policy/loss": 1.25, "speed/trained_tokens_per_second": 1145.0})
+    assert stream.getvalue().split() == ["step", "1/1", "loss", "1.250", "1145", "tok/s"]
+
+
 def test_time_left_follows_the_pace_and_counts_down(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [0.0]
     monkeypatch.setattr(terminal.time, "perf_counter", lambda: clock[0])

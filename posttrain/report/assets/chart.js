@@ -5,9 +5,10 @@ const MARGIN = { top: 8, right: 12, bottom: 22, left: 44 };
 /**
  * A chart in a figure.
  *
- * @param spec {title, about, series: [{values, label, colour, band?, sparse?}], stacked?, exact?, fromZero?, unitRange?,
+ * @param spec {title, about, series: [{values, label, colour, band?, errors?, sparse?}], stacked?, exact?, fromZero?, unitRange?,
  *   wide?, tall?}
- *   `values` has one number or null for each entry of `steps`; `band` is a half-width around them; `exact` is not smoothed.
+ *   `values` has one number or null for each entry of `steps`; `band` and `errors` are half-widths around
+ *   them; `exact` is not smoothed.
  * @param onHover called with an index into `steps`, or null.
  */
 class Chart {
@@ -122,10 +123,10 @@ class Chart {
   range(lines) {
     if (this.spec.unitRange) return [0, 1];
     let low = Infinity, high = -Infinity;
-    for (const { values, band } of lines) {
+    for (const { values, band, errors } of lines) {
       values.forEach((value, index) => {
         if (value === null) return;
-        const spread = band?.[index] ?? 0;
+        const spread = (band ?? errors)?.[index] ?? 0;
         low = Math.min(low, value - (this.log ? 0 : spread));
         high = Math.max(high, value + spread);
       });
@@ -186,10 +187,20 @@ class Chart {
     if (values !== line.values) group.append(makeSvg("path", { class: "raw", d: path(points(line.values)), stroke: line.colour }));
     const drawn = points(values);
     group.append(makeSvg("path", { class: "curve", d: path(drawn), stroke: line.colour }));
+    if (line.errors) group.append(makeSvg("path", { class: "errors", d: this.bars(line), stroke: line.colour }));
     if (drawn.length < 2 || (line.sparse && drawn.length <= 60)) {
       group.append(...drawn.map(([x, y]) => makeSvg("circle", { class: "dot", cx: x, cy: y, r: drawn.length > 20 ? 2.5 : 3.5, fill: line.colour })));
     }
     return group;
+  }
+
+  bars({ values, errors }) {
+    const bar = (value, index) => {
+      if (value === null || !errors[index]) return "";
+      const x = this.x(this.steps[index]).toFixed(1);
+      return `M${x} ${this.y(value - errors[index]).toFixed(1)}V${this.y(value + errors[index]).toFixed(1)}`;
+    };
+    return values.map(bar).join("");
   }
 
   marker() {

@@ -12,7 +12,7 @@ function sectionsOf(data) {
   const one = (name, title, about, more = {}) => ({ title, about, series: lines({ [name]: title }), ...more });
 
   const sections = [
-    { title: "Learning", charts: [rewardChart(data, take, lines), partsChart(data, left, take), one("reward/error_fraction", "Rewards that failed", "share of rollouts", { fromZero: true })] },
+    { title: "Learning", charts: [rewardChart(data, take, lines), partsChart(data, left, take), { title: "Rewards that failed", about: "share of rollouts", fromZero: true, series: lines({ "reward/error_fraction": "training", "eval/error_fraction": "held-out" }) }] },
     {
       title: "Completions",
       charts: [
@@ -59,18 +59,19 @@ function series(data, name, label, colour) {
 }
 
 function rewardChart(data, take, lines) {
-  const shown = lines({ "reward/mean": "reward", "eval/accuracy": "held-out accuracy" });
+  const shown = lines({ "reward/mean": "reward", "eval/accuracy": "held-out accuracy", "eval/pass_at_k": "held-out pass@k" });
   const [spread] = take("reward/std_in_group");
+  const [standardError] = take("eval/standard_error");
+  const accuracy = shown.find((one) => one.name === "eval/accuracy");
+  if (accuracy && standardError) accuracy.errors = data.series[standardError];
   const reward = shown.find((one) => one.name === "reward/mean");
   if (reward && spread) reward.band = data.series[spread];
-  const inUnit = shown.every((one) => one.values.every((value) => value === null || (value >= 0 && value <= 1)));
-  return {
-    title: "Reward",
-    about: reward?.band ? "mean over the step's rollouts; the band is the spread within a group (± one standard deviation)" : "mean over the step's rollouts",
-    series: shown,
-    unitRange: inUnit,
-    wide: true,
-  };
+  const known = shown.flatMap((one) => one.values).filter((value) => value !== null);
+  const low = Math.min(...known), high = Math.max(...known);
+  const about = ["mean of a step"];
+  if (reward?.band) about.push("band: standard deviation within a group");
+  if (accuracy?.errors) about.push("bars: standard error");
+  return { title: "Reward", about: about.join(" · "), series: shown, unitRange: low >= 0 && high > 0.5 && high <= 1, fromZero: low >= 0, wide: true };
 }
 
 function partsChart(data, left, take) {

@@ -8,7 +8,7 @@ class SampleBrowser {
     this.steps = steps;
     this.host = host;
     this.place = steps.length - 1;
-    this.group = 0;
+    this.group = Math.max(0, steps[this.place].groups.findIndex((group) => group.pushed.some(Boolean)));
     this.mode = "weight";
     this.tip = make("div", { class: "tip", role: "tooltip" });
     document.body.append(this.tip);
@@ -44,7 +44,7 @@ class SampleBrowser {
     const shown = step.groups.length, all = step.groups_in_step;
     const heading = shown === all ? `${all} ${all === 1 ? "group" : "groups"}` : `${shown} of ${all} groups`;
     this.items = step.groups.map((group, index) => this.item(group, index));
-    const legend = "A square is a rollout, filled by its reward; underlined, it was trained.";
+    const legend = "A square is a rollout, filled by its reward; underlined if it moved the policy.";
     this.list.replaceChildren(make("p", {}, heading), ...this.items, make("div", { class: "legend" }, legend));
     this.showGroup(Math.max(0, this.group));
   }
@@ -54,7 +54,7 @@ class SampleBrowser {
     const mean = judged.length ? judged.reduce((sum, reward) => sum + reward, 0) / judged.length : null;
     const cells = group.rewards.map((reward, rollout) => {
       if (reward === null) return make("i", { class: "failed" });
-      return make("i", { class: group.kept[rollout] ? "trained" : null, style: `background:${this.rewardColour(reward)}` });
+      return make("i", { class: group.pushed[rollout] ? "pushed" : null, style: `background:${this.rewardColour(reward)}` });
     });
     const button = make(
       "button",
@@ -115,7 +115,7 @@ class SampleBrowser {
     const more = make("button", { type: "button", class: "quiet more" }, "Show all");
     const card = make(
       "article",
-      { class: rollout.kept ? "rollout" : "rollout untrained" },
+      { class: rollout.pushed ? "rollout" : "rollout still" },
       make(
         "header",
         {},
@@ -124,7 +124,7 @@ class SampleBrowser {
         parts.length > 1 ? parts : null,
         make("span", {}, `${rollout.length.toLocaleString("en")} tokens`),
         rollout.finish_reason === "stop" ? make("span", {}, "finished") : make("span", { class: "tag bad" }, rollout.finish_reason === "length" ? "truncated" : rollout.finish_reason),
-        make("span", { class: "tag" }, rollout.kept ? rollout.objective ?? "trained" : "not trained"),
+        make("span", { class: "tag" }, rollout.pushed ? rollout.objective ?? "trained" : rollout.kept ? "weight 0" : "not trained"),
       ),
       rollout.error ? make("p", { class: "error" }, `No reward: ${rollout.error}${rollout.error_message ? `. ${rollout.error_message}` : ""}`) : null,
       this.completion(rollout, number),
