@@ -6,6 +6,8 @@ from typing import Annotated
 import typer
 from typer.core import TyperCommand
 
+FAILED_STATUS = 1
+
 
 class CompareCommand(TyperCommand):
     """Takes several values after one ``--seeds``, which click does not."""
@@ -19,10 +21,14 @@ def compare(
     seeds: Annotated[list[int] | None, typer.Option(metavar="SEED...", help="Instead of those in the file.")] = None,
     output: Annotated[Path | None, typer.Option(metavar="DIR", help="Where result and runs go.")] = None,
 ) -> None:
-    """Run the arms of a comparison on several seeds and compare them: table, picture, result.json."""
+    """Run the arms of a comparison on several seeds and compare them: table, picture, result.json.
+
+    Exit status 1: a run failed or spent another budget, or an expectation of the file does not hold.
+    """
     from posttrain.compare import run_comparison
 
-    run_comparison(comparison, seeds=seeds, output=output)
+    result = run_comparison(comparison, seeds=seeds, output=output)
+    raise typer.Exit(0 if result.passed else FAILED_STATUS)
 
 
 def repeat_option(arguments: list[str], option: str) -> list[str]:

@@ -10,8 +10,8 @@ from posttrain.report.formats import count, number
 
 Curve = Sequence[tuple[float, float]]  # (what was spent, the metric)
 
-WIDTH, HEIGHT = 760, 400
-LEFT, RIGHT, TOP, BOTTOM = 58, 200, 64, 52
+WIDTH, HEIGHT = 800, 400
+LEFT, RIGHT, TOP, BOTTOM = 58, 236, 64, 52
 LABEL_HEIGHT = 18
 TICKS = 5
 MOST_DOTS = 16

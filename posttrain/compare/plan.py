@@ -1,0 +1,123 @@
+"""From a comparison file to the runs that it asks for. Nothing is written and nothing is run."""
+
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from posttrain.build import warm_start_job
+from posttrain.compare.config import WARM_START, ComparisonConfig
+from posttrain.config_file import read_config_file
+from posttrain.errors import JobError
+from posttrain.job import Job, load_job
+from posttrain.training.run_folder import JOB_FILE
+
+TRAIN_COMMAND = (sys.executable, "-m", "posttrain", "train")
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedRun:
+    """One arm on one seed, or the warm start that the arms of a seed share (its arm is ``warm_start``)."""
+
+    arm: str
+    seed: int
+    folder: Path
+    job_yaml: str
+    command: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        return f"{self.arm.replace('_', ' ') if self.is_warm_start else self.arm}, seed {self.seed}"
+
+    @property
+    def is_warm_start(self) -> bool:
+        return self.arm == WARM_START
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """A checked comparison file and where its results go."""
+
+    path: Path
+    config: ComparisonConfig
+    job_file: Path
+    output: Path
+    seeds: tuple[int, ...]
+
+
+def load_comparison(path: Path, seeds: Sequence[int] | None = None, output: Path | None = None) -> Comparison:
+    """Read a comparison file; ``seeds`` and ``output`` replace what it says.
+
+    Raises:
+        JobError: what is wrong, with file, line and key.
+    """
+    file = read_config_file(path, [f"seeds={list(seeds)}"] if seeds else [])
+    config = file.validate(ComparisonConfig)
+    said_in = Path(file.place(("job",)).rpartition(":")[0])
+    default_output = Path("runs", "compare", path.resolve().parent.name, path.stem)
+    return Comparison(path, config, said_in.parent / config.job, output or default_output, tuple(config.seeds))
+
+
+def plan_runs(comparison: Comparison, train_command: Sequence[str] = TRAIN_COMMAND) -> list[PlannedRun]:
+    """All runs in the order to run them: seed by seed, a shared warm start before the arms.
+
+    Args:
+        comparison: what to compare.
+        train_command: runs the job file and override that are appended to it.
+
+    Raises:
+        JobError: an arm is not a valid job, or the arms of a seed cannot share a warm start.
+    """
+    runs = []
+    for seed in comparison.seeds:
+        folder = comparison.output / f"seed-{seed}"
+        jobs = {arm: arm_job(comparison, arm, seed, folder) for arm in comparison.config.arms}
+        if WARM_START in comparison.config.shared:
+            jobs = {WARM_START: _shared_warm_start(jobs, folder / WARM_START), **jobs}
+        for arm, job in jobs.items():
+            run_folder = folder / arm
+            # The folder is named again because the one in its job file is older if the output was moved.
+            job_arguments = (str(run_folder / JOB_FILE), f"run.folder={json.dumps(str(run_folder))}")
+            command = (*train_command, *job_arguments, "--resume", "auto")
+            runs.append(PlannedRun(arm, seed, run_folder, job.to_yaml(), command))
+    return runs
+
+
+def arm_job(comparison: Comparison, arm: str, seed: int, folder: Path) -> Job[Any]:
+    """The job of one arm on one seed, in ``folder/ARM``."""
+    config = comparison.config
+    changes = dict(overrides(config.arms[arm]))
+    if config.budget.kind == "steps":
+        changes.setdefault("trainer.steps", str(round(config.budget.value)))
+    changes |= {"run.seed": str(seed), "run.folder": json.dumps(str(folder / arm))}
+    if WARM_START in config.shared:
+        changes["run.warm_start_folder"] = json.dumps(str(folder / WARM_START))
+    try:
+        return load_job(comparison.job_file, [f"{key}={value}" for key, value in changes.items()])
+    except JobError as error:
+        raise JobError(f"{comparison.path}: arms.{arm}: {error}") from error
+
+
+def overrides(changes: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Sections and dotted keys as dotted overrides; a section with a ``type`` is one value that replaces the old."""
+    for key, value in changes.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping) and value and "type" not in value:
+            yield from overrides(value, f"{name}.")
+        else:
+            yield name, json.dumps(value)
+
+
+def _shared_warm_start(jobs: Mapping[str, Job[Any]], folder: Path) -> Job[Any]:
+    """The warm start of a seed, which must be the same for every arm."""
+    warm_starts = {arm: warm_start_job(job, folder) for arm, job in jobs.items()}
+    first, *others = warm_starts
+    for arm in others:
+        if warm_starts[arm] != warm_starts[first]:
+            raise JobError(
+                f"shared: [warm_start]: {arm} would be warm-started otherwise than {first} (model, data and warm_start "
+                "must be the same); drop `shared`, so that every run has a warm start of its own"
+            )
+    return warm_starts[first]

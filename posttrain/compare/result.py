@@ -1,0 +1,179 @@
+"""What a comparison found: one row a run, statistics over seeds, and which expectations hold."""
+
+import difflib
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from posttrain.compare.config import BudgetConfig, ComparisonConfig
+from posttrain.compare.expectation import Expectation
+from posttrain.errors import JobError
+from posttrain.training.run_log import read_metrics
+
+# What a run spends in one logged step; "steps" is the step itself.
+SPENT_METRIC = {"rollouts": "batch/rollouts", "training_tokens": "batch/trained_tokens", "seconds": "time/step"}
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """One arm on one seed. ``curve`` holds (budget spent, metric) wherever the metric was logged."""
+
+    arm: str
+    seed: int
+    start: float
+    end: float
+    seconds: float
+    warm_start_seconds: float
+    budget: float
+    within_budget: bool
+    curve: tuple[tuple[float, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A run that did not end well, and the last lines that it printed."""
+
+    arm: str
+    seed: int
+    last_lines: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """Over seeds. ``std`` is that of a sample (n - 1); None for a single seed."""
+
+    mean: float
+    std: float | None
+    min: float
+    max: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Spread | None":
+        if not values:
+            return None
+        std = statistics.stdev(values) if len(values) > 1 else None
+        return cls(statistics.fmean(values), std, min(values), max(values))
+
+
+@dataclass
+class ComparisonResult:
+    """Everything that the table, the picture and ``result.json`` show."""
+
+    config: ComparisonConfig
+    seeds: tuple[int, ...]
+    rows: list[RunResult] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+
+    @property
+    def passed(self) -> bool:
+        """All runs ended well, within the budget, and every expectation holds."""
+        return (
+            not self.failures
+            and all(row.within_budget for row in self.rows)
+            and all(expectation.holds(self.measurements) for expectation in self.expectations)
+        )
+
+    @property
+    def expectations(self) -> list[Expectation]:
+        return [Expectation.parse(text) for text in self.config.expect]
+
+    @cached_property
+    def measurements(self) -> dict[str, dict[str, dict[int, float]]]:
+        """arm -> measure -> seed -> value; filled when all runs are done."""
+        found: dict[str, dict[str, dict[int, float]]] = {
+            arm: {measure: {} for measure in ("start", "end", "gain", "seconds")} for arm in self.config.arms
+        }
+        for row in self.rows:
+            found[row.arm]["start"][row.seed] = row.start
+            found[row.arm]["end"][row.seed] = row.end
+            found[row.arm]["gain"][row.seed] = row.end - row.start
+            found[row.arm]["seconds"][row.seed] = row.seconds + row.warm_start_seconds
+        return found
+
+    def spread(self, arm: str, measure: str) -> Spread | None:
+        return Spread.of(list(self.measurements[arm][measure].values()))
+
+    def differences(self, arm: str) -> dict[int, float]:
+        """``end`` of ``arm`` less that of the first arm, by seed, where both ended."""
+        own, first = self.measurements[arm]["end"], self.measurements[next(iter(self.config.arms))]["end"]
+        return {seed: own[seed] - first[seed] for seed in own if seed in first}
+
+    def curves(self, arm: str) -> list[tuple[tuple[float, float], ...]]:
+        return [row.curve for row in self.rows if row.arm == arm]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values: the rows, then what is computed from them."""
+        return {
+            "metric": self.config.metric,
+            "budget": self.config.budget.model_dump(),
+            "seeds": list(self.seeds),
+            "passed": self.passed,
+            "rows": [self._row_json(row) for row in self.rows],
+            "arms": {arm: self._arm_json(arm) for arm in self.config.arms},
+            "expectations": [
+                {
+                    "text": expectation.text,
+                    "measured": expectation.measured(self.measurements),
+                    "holds": expectation.holds(self.measurements),
+                }
+                for expectation in self.expectations
+            ],
+            "failures": [asdict(failure) for failure in self.failures],
+        }
+
+    def _row_json(self, row: RunResult) -> dict[str, Any]:
+        values = {name: value for name, value in asdict(row).items() if name not in ("arm", "seed", "curve")}
+        return {"arm": row.arm, "seed": row.seed, "metric": self.config.metric, **values}
+
+    def _arm_json(self, arm: str) -> dict[str, Any]:
+        differences = self.differences(arm)
+        spreads = {measure: self.spread(arm, measure) for measure in ("start", "end", "gain", "seconds")}
+        paired = Spread.of(list(differences.values()))
+        return {
+            **{measure: asdict(spread) if spread else None for measure, spread in spreads.items()},
+            "difference_to_first_arm": {**asdict(paired), "per_seed": differences} if paired else None,
+        }
+
+
+def read_run(
+    folder: Path, arm: str, seed: int, config: ComparisonConfig, seconds: float, warm_start_seconds: float
+) -> RunResult:
+    """The result of a finished run from its ``metrics.jsonl``.
+
+    Raises:
+        JobError: the run logged no such metric.
+    """
+    metrics = read_metrics(folder)
+    curve, spent = [], 0.0
+    for line in metrics:
+        spent = _spent(line, spent, config.budget)
+        value = line.get(config.metric, math.nan)
+        if math.isfinite(value):
+            curve.append((spent, value))
+    if not curve:
+        known = sorted({name for line in metrics for name in line})
+        near = difflib.get_close_matches(config.metric, known, n=3) or known[:8]
+        raise JobError(f"{folder}: {config.metric} was never logged; nearest: {', '.join(near) or 'nothing was'}")
+    slack = 0.0 if config.budget.kind == "steps" else config.budget.tolerance * config.budget.value
+    return RunResult(
+        arm=arm,
+        seed=seed,
+        start=curve[0][1],
+        end=curve[-1][1],
+        seconds=seconds,
+        warm_start_seconds=warm_start_seconds,
+        budget=spent,
+        within_budget=abs(spent - config.budget.value) <= slack,
+        curve=tuple(curve),
+    )
+
+
+def _spent(line: dict[str, float], before: float, budget: BudgetConfig) -> float:
+    if budget.kind == "steps":
+        return line["step"]
+    value = line.get(SPENT_METRIC[budget.kind], 0.0)
+    return before + (value if math.isfinite(value) else 0.0)

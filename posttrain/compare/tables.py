@@ -1,0 +1,114 @@
+"""The tables of a comparison: for the terminal at 80 columns and for a README."""
+
+import textwrap
+from collections.abc import Sequence
+
+from posttrain.compare.result import ComparisonResult, Spread
+from posttrain.report.formats import duration, number
+
+WIDTH = 80
+NAME_WIDTH = 22
+Rows = list[list[str]]
+
+
+def heading(result: ComparisonResult) -> str:
+    """Metric, seeds and budget in one line."""
+    budget, seeds = result.config.budget, ", ".join(map(str, result.seeds))
+    value = f"{budget.value:g} {budget.kind.replace('_', ' ')}"
+    return f"{result.config.metric} · seed{'s' if len(result.seeds) > 1 else ''} {seeds} · {value} a run"
+
+
+def arm_rows(result: ComparisonResult) -> Rows:
+    """A header and a row for each arm: means, the spread of the end over seeds, mean wall clock."""
+    rows = [["arm", "start", "end", "std", "min – max", "gain", "time"]]
+    for arm in result.config.arms:
+        start, end, gain, seconds = (result.spread(arm, measure) for measure in ("start", "end", "gain", "seconds"))
+        if start is None or end is None or gain is None or seconds is None:
+            rows.append([arm, *["–"] * 6])
+            continue
+        between = f"{number(end.min)} – {number(end.max)}"
+        numbers = [number(start.mean), number(end.mean), _std(end), between, f"{gain.mean:+.3f}"]
+        rows.append([arm, *numbers, duration(seconds.mean)])
+    return rows
+
+
+def difference_rows(result: ComparisonResult) -> Rows:
+    """A header and a row for each arm but the first: paired differences of the end to the first arm."""
+    first, *others = result.config.arms
+    rows = [[f"end − {first}", "mean", "std", *(f"seed {seed}" for seed in result.seeds)]]
+    for arm in others:
+        differences = result.differences(arm)
+        spread = Spread.of(list(differences.values()))
+        per_seed = [f"{differences[seed]:+.3f}" if seed in differences else "–" for seed in result.seeds]
+        rows.append([arm, f"{spread.mean:+.3f}" if spread else "–", _std(spread), *per_seed])
+    return rows
+
+
+def remarks(result: ComparisonResult) -> list[str]:
+    """A line for each expectation, each run that spent another budget, and each that failed."""
+    lines = []
+    for expectation in result.expectations:
+        value = expectation.measured(result.measurements)
+        answer = "holds" if expectation.holds(result.measurements) else "FAILS"
+        difference = "difference " if expectation.right is not None else ""
+        lines.append(f"{answer}: {expectation.text} ({difference}{'not measured' if value is None else number(value)})")
+    budget = result.config.budget
+    for row in result.rows:
+        if not row.within_budget:
+            kind = budget.kind.replace("_", " ")
+            lines.append(f"BUDGET: {row.arm}, seed {row.seed} spent {row.budget:g} {kind} of {budget.value:g}")
+    lines += [f"FAILED: {failure.arm}, seed {failure.seed}" for failure in result.failures]
+    return lines
+
+
+def terminal_text(result: ComparisonResult) -> str:
+    """Both tables and the remarks, no line longer than 80 characters."""
+    parts = [_wrapped(heading(result)), _aligned(arm_rows(result))]
+    if len(result.config.arms) > 1:
+        parts.append(_aligned(difference_rows(result)))
+    return "\n\n".join([*parts, "\n".join(map(_wrapped, remarks(result)))]).rstrip()
+
+
+def markdown(result: ComparisonResult, command: str) -> str:
+    """The same for a README."""
+    parts = [heading(result), _piped(arm_rows(result))]
+    if len(result.config.arms) > 1:
+        parts.append(_piped(difference_rows(result)))
+    parts.append("\n".join(f"- {line}" for line in remarks(result)))
+    return "\n\n".join([part for part in parts if part] + [f"Made by `{command}`."]) + "\n"
+
+
+def _wrapped(line: str) -> str:
+    return textwrap.fill(line, WIDTH, subsequent_indent="    ", break_on_hyphens=False)
+
+
+def _std(spread: Spread | None) -> str:
+    return number(spread.std) if spread is not None and spread.std is not None else "–"
+
+
+def _piped(rows: Rows) -> str:
+    header, *body = rows
+    rule = ["---", *["---:"] * (len(header) - 1)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (header, rule, *body))
+
+
+def _aligned(rows: Rows) -> str:
+    """Columns two spaces apart; those that do not fit into 80 characters go on below, under their headers."""
+    cut = [[_cut(row[0]), *row[1:]] for row in rows]
+    widths = [max(len(row[column]) for row in cut) for column in range(len(cut[0]))]
+    blocks, block, used = list[list[int]](), list[int](), widths[0]
+    for column in range(1, len(widths)):
+        if block and used + 2 + widths[column] > WIDTH:
+            blocks.append(block)
+            block, used = [], widths[0]
+        block.append(column)
+        used += 2 + widths[column]
+    return "\n\n".join("\n".join(_line(row, columns, widths) for row in cut) for columns in [*blocks, block])
+
+
+def _line(row: Sequence[str], columns: Sequence[int], widths: Sequence[int]) -> str:
+    return "  ".join([row[0].ljust(widths[0]), *(row[column].rjust(widths[column]) for column in columns)]).rstrip()
+
+
+def _cut(name: str) -> str:
+    return name if len(name) <= NAME_WIDTH else f"{name[: NAME_WIDTH - 1]}…"

@@ -1,0 +1,155 @@
+"""Comparison files: what they ask for, and what is wrong with them."""
+
+from pathlib import Path
+
+import pytest
+
+from posttrain.compare.expectation import Expectation
+from posttrain.compare.plan import arm_job, load_comparison, overrides, plan_runs
+from posttrain.errors import JobError
+
+JOB = """
+method: oreal
+model: {tiny: {layers: 1}}
+data: {type: arithmetic}
+reward: {type: math_answer}
+trainer: {steps: 20, sampling: {max_completion_tokens: 16}}
+warm_start: {steps: 3}
+"""
+COMPARISON = """
+job: jobs/job.yaml
+seeds: [1, 2]
+budget: {kind: rollouts, value: 100}
+arms:
+  first: {}
+  second: {trainer: {learning_rate: 0.5, sampling: {temperature: 0.7}}}
+"""
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    (tmp_path / "jobs").mkdir()
+    (tmp_path / "jobs" / "job.yaml").write_text(JOB)
+    (tmp_path / "comparison.yaml").write_text(COMPARISON)
+    return tmp_path / "comparison.yaml"
+
+
+def test_runs_in_order(path: Path) -> None:
+    runs = plan_runs(load_comparison(path, output=Path("out")), ["train"])
+    assert [(run.arm, run.seed) for run in runs] == [("first", 1), ("second", 1), ("first", 2), ("second", 2)]
+    assert runs[3].command == (
+        *("train", "out/seed-2/second/job.yaml"),
+        *('run.folder="out/seed-2/second"', "--resume", "auto"),
+    )
+    assert runs[3].folder == Path("out/seed-2/second")
+
+
+def test_a_shared_warm_start_comes_first(path: Path) -> None:
+    path.write_text(COMPARISON + "shared: [warm_start]\n")
+    comparison = load_comparison(path, [7], Path("out"))
+    runs = plan_runs(comparison, ["train"])
+    assert [run.name for run in runs] == ["warm start, seed 7", "first, seed 7", "second, seed 7"]
+    assert "method: sft" in runs[0].job_yaml
+    assert arm_job(comparison, "second", 7, Path("out/seed-7")).run.warm_start_folder == "out/seed-7/warm_start"
+
+
+def test_arms_differ_in_what_they_say_only(path: Path) -> None:
+    comparison = load_comparison(path)
+    first, second = (arm_job(comparison, arm, 1, Path("out")) for arm in ("first", "second"))
+    assert second.trainer.learning_rate == 0.5
+    assert second.trainer.sampling.temperature == 0.7
+    assert second.trainer.sampling.max_completion_tokens == 16
+    changed = {"learning_rate": 0.5, "sampling": second.trainer.sampling}
+    assert first.trainer.model_copy(update=changed) == second.trainer
+    assert (first.run.seed, first.run.folder) == (1, "out/first")
+
+
+def test_a_budget_of_steps_sets_them(path: Path) -> None:
+    path.write_text(COMPARISON.replace("kind: rollouts, value: 100", "kind: steps, value: 12"))
+    assert arm_job(load_comparison(path), "first", 1, Path("out")).trainer.steps == 12
+
+
+def test_overrides() -> None:
+    changes = {
+        "trainer": {"a": 1e-6, "b": {"c": None}},
+        "trainer.d": "yes: no",
+        "reward": {"type": "math_answer", "x": [1, 2]},
+    }
+    assert dict(overrides(changes)) == {
+        "trainer.a": "1e-06",
+        "trainer.b.c": "null",
+        "trainer.d": '"yes: no"',
+        "reward": '{"type": "math_answer", "x": [1, 2]}',
+    }
+
+
+def test_files_may_start_from_others(path: Path, tmp_path: Path) -> None:
+    (tmp_path / "short").mkdir()
+    short = tmp_path / "short" / "gate.yaml"
+    short.write_text("base: ../comparison.yaml\nseeds: [9]\n")
+    comparison = load_comparison(short)
+    assert comparison.job_file.resolve() == (tmp_path / "jobs" / "job.yaml").resolve()
+    assert comparison.seeds == (9,)
+    assert comparison.output == Path("runs/compare/short/gate")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("seeds: [1, 2]", "seed: [1, 2]"), r"comparison.yaml:3: seed: unknown key; did you mean seeds\?"),
+        (("learning_rate", "learning_rat"), r"arms.second: .*trainer.learning_rat.*did you mean learning_rate\?"),
+        (("[1, 2]", "[1, 1]"), "seeds: should be different numbers from 0"),
+        (("first:", "warm_start:"), "'warm_start' cannot name an arm"),
+        (("first:", "../first:"), "'../first' cannot name an arm"),
+        (("kind: rollouts", "kind: epochs"), "budget.kind: 'epochs' is not a choice"),
+        (("jobs/job.yaml", "jobs/jop.yaml"), r"no such file; did you mean .*jobs/job.yaml"),
+        (("arms:", "expect: [third end > 0]\narms:"), r"expect: .*there is no arm 'third' \(arms: first, second\)"),
+        (("arms:", "expect: [first end = 0]\narms:"), "expect: 'first end = 0' is not of the form"),
+    ],
+)
+def test_mistakes(path: Path, change: tuple[str, str], message: str) -> None:
+    path.write_text(COMPARISON.replace(*change))
+    with pytest.raises(JobError, match=message):
+        plan_runs(load_comparison(path))
+
+
+def test_arms_that_cannot_share_a_warm_start(path: Path) -> None:
+    path.write_text(COMPARISON.replace("first: {}", "first: {warm_start.steps: 9}") + "shared: [warm_start]\n")
+    with pytest.raises(JobError, match="second would be warm-started otherwise than first"):
+        plan_runs(load_comparison(path))
+
+
+# ---- expectations -------------------------------------------------------------------------------------------------
+
+MEASURED = {
+    "a": {"start": {1: 0.1, 2: 0.3}, "end": {1: 0.5, 2: 0.9}, "gain": {1: 0.4, 2: 0.6}, "seconds": {}},
+    "b-c.d": {"start": {}, "end": {2: 0.6, 3: 0.0}, "gain": {}, "seconds": {}},
+}
+
+
+@pytest.mark.parametrize(
+    ("text", "measured", "holds"),
+    [
+        ("a end >= 0.7", 0.7, True),
+        ("a end > 0.7", 0.7, False),
+        ("a start <= 0.25", 0.2, True),
+        ("a gain < 5e-1", 0.5, False),
+        ("a end > b-c.d end", 0.3, True),  # of seed 2, the only one that both have
+        ("a end>b-c.d end + 0.35", 0.3, False),
+        ("b-c.d end < a end - .2", -0.3, True),
+        ("b-c.d end < a end - 0.4", -0.3, False),
+        ("a seconds < 300", None, False),
+    ],
+)
+def test_expectations(text: str, measured: float | None, holds: bool) -> None:
+    expectation = Expectation.parse(text)
+    assert expectation.measured(MEASURED) == (None if measured is None else pytest.approx(measured))
+    assert expectation.holds(MEASURED) is holds
+
+
+@pytest.mark.parametrize(
+    "text", ["", "a end", "a end >= ", "a middle > 0", "a end > b", "a end > b end + c", "end > 0"]
+)
+def test_not_expectations(text: str) -> None:
+    with pytest.raises(ValueError, match=r"is not of the form `ARM MEASURE >= NUMBER`"):
+        Expectation.parse(text)
