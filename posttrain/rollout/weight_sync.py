@@ -125,9 +125,9 @@ def _whole(tensors: Sequence[_PolicyTensor], dtype: torch.dtype) -> Bucket:
 def _gathered(parameters: list[nn.Parameter]) -> AbstractContextManager[Any]:
     if not parameters:
         return nullcontext()
-    from deepspeed.zero import GatheredParameters
+    import deepspeed
 
-    return GatheredParameters(parameters, modifier_rank=None)
+    return deepspeed.zero.GatheredParameters(parameters, modifier_rank=None)
 
 
 def _full(tensor: Tensor) -> Tensor:
