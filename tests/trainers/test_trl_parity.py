@@ -303,7 +303,7 @@ def test_each_option(option: str, tiny_model_folder: Path, groups: list[RolloutG
 def test_truncated_completions_masked(
     loss: str, tiny_model_folder: Path, groups: list[RolloutGroup], tmp_path: Path
 ) -> None:
-    """Where a loss is a mean over rollouts, TRL still counts those that it masks; here they are left out of the mean."""
+    """Where a loss is a mean over rollouts, TRL still counts those that it masks; here they are left out."""
     _, theirs = run_trl(tiny_model_folder, groups, tmp_path, loss_type=loss, mask_truncated_completions=True)
     ours = run_ours(
         tiny_model_folder, groups, tmp_path, theirs.weights, loss=loss, mask_truncated=True, updates_per_step=2
