@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from accelerate.utils import set_seed
 from torch import Tensor
 
 from posttrain.data.chat import PromptEncoder
@@ -95,7 +96,7 @@ class PolicyTrainer:
         self.skipped_updates = 0
         self.timings: dict[str, float] = {}
 
-        torch.manual_seed(derive_seed(self.run.seed, "policy") % 2**32)
+        set_seed(derive_seed(self.run.seed, "policy") % 2**32)  # Python's and NumPy's too: rewards may draw
         policy = load_causal_lm(model, self.model_config)
         if self.model_config.lora is not None:
             policy = add_adapter(policy, self.model_config.lora)
