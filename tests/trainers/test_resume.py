@@ -8,6 +8,7 @@ import random
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from multiprocessing.context import ForkServerContext
@@ -239,6 +240,32 @@ def wait_for_step(folder: Path, step: int, process: Any) -> None:
     while logged(folder) < step:
         assert process.is_alive() and time.monotonic() < deadline
         time.sleep(0.02)
+
+
+# ---- two processes ------------------------------------------------------------------------------------------------
+
+
+def run_on_two_ranks(folder: Path, *arguments: str) -> None:
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [*launcher, "-m", "posttrain", "train", str(folder.parent / "job.yaml"), *METHODS["oreal"]]
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true"}
+    finished = subprocess.run(
+        [*command, f"run.folder={folder}", *arguments], env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+
+
+@pytest.mark.slow
+def test_two_ranks_resume_exactly(tmp_path: Path) -> None:
+    whole, folder = tmp_path / "whole", tmp_path / "resumed"
+    (tmp_path / "job.yaml").write_text(JOB)
+    run_on_two_ranks(whole)
+    shutil.copytree(whole, folder)
+    for step in (5, 6):
+        shutil.rmtree(folder / "checkpoints" / f"step_{step:06d}")
+    run_on_two_ranks(folder, "--resume", "auto")
+    assert (folder / "checkpoints" / "step_000006" / "random_states_1.pkl").is_file()
+    assert_same_run(whole, folder)
 
 
 # ---- a disk that fills --------------------------------------------------------------------------------------------
