@@ -2,9 +2,11 @@
 
 from typing import Any
 
+import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
+from posttrain.errors import EngineError
 from posttrain.rollout.fingerprint import fingerprint_mismatches, tensor_fingerprint
 from posttrain.rollout.weight_sync import policy_buckets, tied_names
 
@@ -74,3 +76,15 @@ def test_mismatches_name_the_tensor_and_both_numbers() -> None:
     assert fingerprint_mismatches(sent_numbers, {"q+k": 3.0, "norm": 5.0, "v": 1.0}) == [
         "v is in the engine but was not sent"
     ]
+
+
+def test_an_untied_head_is_sent(policy: Any) -> None:
+    policy.lm_head.weight = torch.nn.Parameter(policy.lm_head.weight.detach() + 1)
+    assert torch.equal(sent(policy)["lm_head.weight"], policy.lm_head.weight)
+    assert tied_names(policy) == {}
+
+
+def test_an_adapter_that_cannot_be_merged_is_refused(policy: Any) -> None:
+    config = LoraConfig(r=2, target_modules=["q_proj"], use_dora=True, task_type="CAUSAL_LM")
+    with pytest.raises(EngineError, match=r"layers\.0\.self_attn\.q_proj\.weight has a DoRA adapter"):
+        sent(get_peft_model(policy, config))
