@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase, PrinterCallback, TrainerCallback
 
@@ -118,6 +120,7 @@ class SFTTrainer:
         if is_main:
             shutil.rmtree(folder, ignore_errors=True)
             unfinished.rename(folder)
+        self.accelerator.wait_for_everyone()  # other ranks may go on to load it
 
     def trained_tokens(self, step: int) -> int:
         """How many tokens are in the loss of ``step``, counted from 1."""
@@ -151,7 +154,7 @@ class SFTTrainer:
             log_level="error",
             report_to=[],
             bf16=False,
-            use_cpu=self.accelerator.device.type == "cpu",
+            **device_arguments(self.accelerator),
             gradient_checkpointing=False,  # where the job asks for it, the model has it already
             max_length=None,
             remove_unused_columns=False,
@@ -311,6 +314,17 @@ def packed_batch(rows: Sequence[Row]) -> dict[str, Any]:
         "position_ids": torch.cat([torch.arange(length) for length in lengths])[None],
         **packed_arguments(lengths, torch.device("cpu")),
     }
+
+
+def device_arguments(accelerator: Accelerator) -> dict[str, Any]:
+    """Training arguments that make TRL's ranks and devices those of ``accelerator``.
+
+    DeepSpeed must be set up by TRL itself, which then has to be told of gloo, and not of the CPU.
+    """
+    on_cpu = accelerator.device.type == "cpu"
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:
+        return {"ddp_backend": "gloo"} if on_cpu else {}
+    return {"use_cpu": on_cpu, "accelerator_config": {"use_configured_state": True}}
 
 
 def step_of(checkpoint: Path) -> int:
