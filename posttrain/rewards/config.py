@@ -7,11 +7,13 @@ from pydantic import ConfigDict
 
 from posttrain.config import CustomConfig, component_union, load_object
 from posttrain.rewards.composition import GateConfig, RouteConfig, WeightedPart, WeightedSumConfig
+from posttrain.rewards.exact_integer import ExactIntegerConfig
 from posttrain.rewards.format import FormatConfig
 from posttrain.rewards.math_answer import MathAnswerConfig
 from posttrain.rewards.on_error import BaseRewardConfig
 from posttrain.rewards.overlong import OverlongConfig
 from posttrain.rewards.reward import Reward
+from posttrain.rewards.shuffled import ShuffledConfig
 from posttrain.rewards.trl_function import TRLFunctionConfig, TRLFunctionReward
 
 
@@ -39,14 +41,16 @@ if TYPE_CHECKING:
 else:
     RewardConfig = component_union(
         MathAnswerConfig,
+        ExactIntegerConfig,
         FormatConfig,
         OverlongConfig,
         TRLFunctionConfig,
         WeightedSumConfig,
         GateConfig,
         RouteConfig,
+        ShuffledConfig,
         custom=CustomRewardConfig,
     )
 
-for _config in (WeightedPart, WeightedSumConfig, GateConfig, RouteConfig):
+for _config in (WeightedPart, WeightedSumConfig, GateConfig, RouteConfig, ShuffledConfig):
     _config.model_rebuild(_types_namespace={"RewardConfig": RewardConfig})

@@ -1,7 +1,6 @@
 """Arithmetic problems made from a seed, no download: additions, and longer expressions."""
 
 import random
-import re
 from collections.abc import Collection, Sequence
 from functools import cached_property
 from typing import Literal
@@ -11,7 +10,8 @@ from pydantic import Field, model_validator
 from posttrain.config import Config
 from posttrain.data.prompt_format import PromptFormat
 from posttrain.errors import JobError
-from posttrain.rewards.reward import Reward, RewardInput, RewardOutput
+from posttrain.rewards.exact_integer import ExactIntegerReward
+from posttrain.rewards.reward import Reward
 from posttrain.tasks.expression import (
     Operator,
     Token,
@@ -20,12 +20,11 @@ from posttrain.tasks.expression import (
     evaluate,
     random_expression,
     reduction_steps,
+    running_totals,
     written,
 )
 from posttrain.types import Example
 
-# A minus right after a digit or parenthesis is an operator, not a sign.
-INTEGER = re.compile(r"(?:(?<![0-9)])-)?[0-9]+")
 MAX_MISSES = 20_000  # draws without a new problem, after which there are taken to be no more
 
 ProblemKey = tuple[Token, ...]
@@ -34,8 +33,9 @@ ProblemKey = tuple[Token, ...]
 class ArithmeticConfig(Config):
     """Which problems there are; the defaults are additions of two numbers of up to two digits.
 
-    ``working`` is what demonstrations show before the answer: nothing, the columns of an addition from the right, or
-    the expression after each operation.
+    ``working`` is what a demonstration shows before the answer: nothing, the columns of an addition from the right, the
+    running totals of an addition, or the expression after each operation. ``answers_only`` adds demonstrations without
+    it: who imitates them all shows the working of one problem in ``1 + answers_only``.
     """
 
     type: Literal["arithmetic"] = "arithmetic"
@@ -46,7 +46,8 @@ class ArithmeticConfig(Config):
     parentheses: bool = Field(default=False, description="one pair in every problem of three or more terms")
     min_carries: int = Field(default=0, ge=0, description="columns that carry; for additions")
     max_carries: int | None = Field(default=None, ge=0)
-    working: Literal["none", "columns", "steps"] = "none"
+    working: Literal["none", "columns", "totals", "steps"] = "none"
+    answers_only: int = Field(default=0, ge=0, description="demonstrations with the bare answer, beside the one above")
     train_size: int = Field(default=4000, ge=1)
     eval_size: int = Field(default=200, ge=1)
     seed: int = 0
@@ -63,6 +64,8 @@ class ArithmeticConfig(Config):
             raise ValueError(f"min_carries {self.min_carries} is above max_carries {self.max_carries}")
         if self.working == "columns" and (not additions or self.terms != 2):
             raise ValueError("working: columns is for additions of two terms; use working: steps")
+        if self.working == "totals" and not additions:
+            raise ValueError("working: totals is for additions: operators must be ['+']; use working: steps")
         return self
 
     def build(self) -> "ArithmeticTask":
@@ -147,7 +150,7 @@ class ArithmeticTask:
             id=f"{side}:{text}",
             prompt=self.config.format.prompt(f"{text}="),
             answer=answer,
-            demonstration=self._demonstration(expression, answer),
+            demonstration=[self._demonstration(expression, answer), *[answer] * self.config.answers_only],
             metadata={
                 "operands": operands,
                 "difficulty": len(operands) - 1 + carried,
@@ -159,6 +162,8 @@ class ArithmeticTask:
         match self.config.working:
             case "columns":
                 return addition_columns(*operands_of(expression))
+            case "totals":
+                return running_totals(operands_of(expression))
             case "steps":
                 return reduction_steps(expression)
             case _:
@@ -180,30 +185,3 @@ def problem_key(expression: Sequence[Token]) -> ProblemKey:
     if operators_of(expression) in ({"+"}, {"*"}):
         return (*sorted(operands_of(expression)), *operators_of(expression))
     return tuple(expression)
-
-
-class ExactIntegerReward:
-    """1.0 if the last integer of the completion is the example's answer, else 0.0; it costs microseconds.
-
-    An example whose answer is not an integer is ``invalid_input``.
-    """
-
-    def score(self, inputs: Sequence[RewardInput]) -> list[RewardOutput]:
-        return [_judged(item) for item in inputs]
-
-    def close(self) -> None:
-        """There is nothing to end."""
-
-
-def _judged(item: RewardInput) -> RewardOutput:
-    answer = item.example.answer
-    if not isinstance(answer, str) or not INTEGER.fullmatch(answer):
-        return RewardOutput(None, error="invalid_input", message=f"the answer {answer!r} is not an integer")
-    integers = INTEGER.findall(item.completion)
-    return RewardOutput(float(bool(integers) and _normalised(integers[-1]) == _normalised(answer)))
-
-
-def _normalised(integer: str) -> str:
-    """Without leading zeros. Text, because a completion may hold more digits than Python converts to a number."""
-    digits = integer.lstrip("-").lstrip("0") or "0"
-    return f"-{digits}" if integer.startswith("-") and digits != "0" else digits

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Literal
 
 Operator = Literal["+", "-", "*"]
@@ -94,6 +95,11 @@ def addition_columns(a: int, b: int) -> str:
         columns.append(f"{'+'.join(map(str, digits))}={sum(digits)}")
         carry, place = sum(digits) // 10, place * 10
     return " ".join([*columns, str(a + b)])
+
+
+def running_totals(numbers: Sequence[int]) -> str:
+    """The sum after each further number: ``3+5+8+2`` gives ``8,16,18``."""
+    return ",".join(map(str, [*accumulate(numbers)][1:]))
 
 
 def reduction_steps(tokens: Sequence[Token]) -> str:

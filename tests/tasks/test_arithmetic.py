@@ -8,14 +8,16 @@ import pytest
 from pydantic import ValidationError
 
 from posttrain.errors import JobError
+from posttrain.rewards.exact_integer import ExactIntegerReward
 from posttrain.rewards.reward import Reward, RewardInput
-from posttrain.tasks.arithmetic import ArithmeticConfig, ArithmeticTask, ExactIntegerReward
+from posttrain.tasks.arithmetic import ArithmeticConfig, ArithmeticTask
 from posttrain.types import Example
 
 SETTINGS: list[dict[str, Any]] = [
     {},
     {"max_operand": 999, "working": "columns"},
     {"operators": ["+", "-"], "terms": 3, "working": "steps"},
+    {"max_operand": 9, "terms": 4, "working": "totals", "answers_only": 2},
     {"operators": ["*"], "terms": 3, "max_operand": 30},
     {"operators": ["+", "-", "*"], "terms": 5, "parentheses": True, "working": "steps"},
     {"min_carries": 1, "max_carries": 1, "max_operand": 999},
@@ -41,10 +43,19 @@ def test_answers_are_right_and_demonstrations_earn_the_full_reward(keys: dict[st
     made = task(**keys)
     examples = made.train_examples() + made.eval_examples()
     assert [example.answer for example in examples] == [str(eval(problem(example))) for example in examples]
-    outputs = made.reward().score([RewardInput(example, str(example.demonstration)) for example in examples])
+    shown = [(example, text) for example in examples for text in example.demonstration or []]
+    outputs = made.reward().score([RewardInput(example, text) for example, text in shown])
     assert {output.score for output in outputs} == {1.0}
     assert len({example.id for example in examples}) == len(examples)
     assert (len(made.train_examples()), len(made.eval_examples())) == (300, 50)
+
+
+def test_answers_only_are_further_demonstrations() -> None:
+    for example in task(max_operand=9, terms=4, working="totals", answers_only=2).train_examples():
+        assert isinstance(example.demonstration, list)
+        working, *bare = example.demonstration
+        assert working.count(",") == 2
+        assert bare == [example.answer] * 2
 
 
 @pytest.mark.parametrize("keys", SETTINGS)
@@ -126,6 +137,7 @@ def test_more_problems_than_there_are() -> None:
         ({"operators": ["+", "-"], "min_carries": 1}, "are for additions"),
         ({"min_carries": 2, "max_carries": 1}, "min_carries 2 is above max_carries 1"),
         ({"terms": 3, "working": "columns"}, "use working: steps"),
+        ({"operators": ["+", "-"], "working": "totals"}, "totals is for additions"),
         ({"operators": ["/"]}, "Input should be '\\+', '-' or '\\*'"),
         ({"operand": 3}, "Extra inputs are not permitted"),
     ],

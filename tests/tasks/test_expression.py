@@ -14,6 +14,7 @@ from posttrain.tasks.expression import (
     random_expression,
     reduced,
     reduction_steps,
+    running_totals,
     written,
 )
 
@@ -41,6 +42,10 @@ def test_expressions_are_worth_what_python_says(seed: int, terms: int, parenthes
 )
 def test_steps(expression: list[int | str], steps: str) -> None:
     assert reduction_steps(expression) == steps
+
+
+def test_running_totals() -> None:
+    assert running_totals([3, 5, 8, 2]) == "8,16,18"
 
 
 def test_reducing_does_not_change_its_argument() -> None:
