@@ -211,14 +211,14 @@ def outcome_bce(scores: Tensor, sample_index: Tensor, labels: Tensor, n_sequence
 
     Args:
         scores: s_t, [M], with gradient.
-        sample_index: int64 [M], which rollout a token belongs to.
+        sample_index: int64 [M], which rollout a token belongs to; one without tokens has no loss.
         labels: [S], 1 for a correct rollout and 0 for a wrong one.
         n_sequences: rollouts of the whole step, over all micro-batches and ranks.
 
     Returns:
         A scalar that adds up over micro-batches and ranks.
     """
-    lengths = torch.bincount(sample_index, minlength=len(labels)).clamp(min=1)
+    lengths = torch.bincount(sample_index, minlength=len(labels))
     sums = scores.new_zeros(len(labels)).index_add(0, sample_index, scores)
-    losses = binary_cross_entropy_with_logits(sums / lengths, labels.to(scores.dtype), reduction="sum")
-    return losses / max(1, n_sequences)
+    means, outcomes = (sums / lengths.clamp(min=1))[lengths > 0], labels.to(scores.dtype)[lengths > 0]
+    return binary_cross_entropy_with_logits(means, outcomes, reduction="sum") / max(1, n_sequences)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from posttrain.objectives.advantages import batch_normalised, centre, group_normalised
 from posttrain.objectives.divergences import kl_estimate
-from posttrain.objectives.policy_losses import clipped_policy_loss, importance_weights, sample_scales
+from posttrain.objectives.policy_losses import Aggregation, clipped_policy_loss, importance_weights, sample_scales
 from posttrain.trainers.credit import scored, training_sample
 from posttrain.trainers.grpo_config import GRPOConfig
 from posttrain.trainers.policy_trainer import PolicyTrainer
@@ -17,7 +17,12 @@ from posttrain.training.packing import MicroBatch
 from posttrain.training.update import LossOutput
 from posttrain.types import Example, RolloutGroup, TrainingSample
 
-AGGREGATIONS = {"grpo": "sequence", "bnpo": "token", "dapo": "token", "dr_grpo": "constant_length"}
+AGGREGATIONS: dict[str, Aggregation] = {
+    "grpo": "sequence",
+    "bnpo": "token",
+    "dapo": "token",
+    "dr_grpo": "constant_length",
+}
 
 
 class GRPOTrainer(PolicyTrainer):

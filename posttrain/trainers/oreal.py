@@ -82,22 +82,24 @@ class OREALTrainer(PolicyTrainer):
 
     def before_update(self, samples: list[TrainingSample]) -> tuple[list[TrainingSample], dict[str, float]]:
         """Weigh tokens by the token reward model as it is, then train it on this step's outcomes (lines 10 and 11)."""
-        if self.token_model is None or not samples:
+        token_model = self.token_model
+        if token_model is None or not samples:
             return samples, {}
-        batches = self.token_model.micro_batches(samples)
+        batches = token_model.micro_batches(samples)
         weights: dict[str, list[float]] = {}
         means: list[tuple[float, bool]] = []
 
         def loss(batch: MicroBatch) -> LossOutput:
-            scores = self.token_model.model(batch)
+            scores = token_model.model(batch)
             labels = torch.tensor([float(s.objective == CLONE) for s in batch.samples], device=scores.device)
             own_scores = scores.detach().split(batch.trained_lengths.tolist())
             for sample, own in zip(batch.samples, own_scores, strict=True):
-                weights[sample.id] = self._token_weights(own, sample.objective == CLONE).tolist()
-                means.append((float(own.mean()), sample.objective == CLONE))
+                if len(own):  # a rank that has run out of samples idles on an empty one
+                    weights[sample.id] = self._token_weights(own, sample.objective == CLONE).tolist()
+                    means.append((float(own.mean()), sample.objective == CLONE))
             return LossOutput(outcome_bce(scores, batch.sample_index, labels, len(samples)))
 
-        result = self.token_model.run(batches, loss, self.rate(self.config.token_reward_model))
+        result = token_model.run(batches, loss, self.rate(self.config.token_reward_model))
         self.guard(result)
         merged = dict(gather_lists(self.accelerator, list(weights.items())))
         weighted = [_weighted(sample, merged[sample.id]) for sample in samples]

@@ -3,15 +3,15 @@
 import statistics
 from collections.abc import Mapping, Sequence
 
-from posttrain.trainers.credit import scored
-from posttrain.types import RolloutGroup
+from posttrain.types import Rollout, RolloutGroup
 
 
 def rollout_metrics(groups: Sequence[RolloutGroup], timings: Mapping[str, float]) -> dict[str, float]:
     """Rewards, lengths and speed of one step; ``timings`` holds the seconds of each phase."""
     rollouts = [rollout for group in groups for rollout in group.rollouts]
     lengths = [len(rollout.completion_ids) for rollout in rollouts]
-    spreads = [statistics.pstdev(r.reward for r in scored(group)) for group in groups if len(scored(group)) > 1]
+    rewards = [[r.reward for r in group.rollouts if r.reward is not None] for group in groups]
+    spreads = [statistics.pstdev(values) for values in rewards if len(values) > 1]
     sampled = sum(sum(rollout.action_mask) for rollout in rollouts)
     metrics = {
         "reward/std_in_group": _mean(spreads),
@@ -21,7 +21,7 @@ def rollout_metrics(groups: Sequence[RolloutGroup], timings: Mapping[str, float]
         "completion/truncated_fraction": _mean([rollout.finish_reason == "length" for rollout in rollouts]),
         "batch/rollouts": float(len(rollouts)),
         "batch/groups_without_spread": float(sum(spread == 0.0 for spread in spreads)),
-        **_reward_means(groups),
+        **_reward_means(rollouts),
         **{f"time/{phase}": seconds for phase, seconds in timings.items()},
     }
     if timings.get("generate"):
@@ -29,16 +29,15 @@ def rollout_metrics(groups: Sequence[RolloutGroup], timings: Mapping[str, float]
     return metrics
 
 
-def _reward_means(groups: Sequence[RolloutGroup]) -> dict[str, float]:
-    judged = [rollout for group in groups for rollout in scored(group)]
-    if not judged:
-        return {}
-    parts: dict[str, list[float]] = {}
-    for rollout in judged:
-        for name, value in rollout.reward_parts.items():
-            parts.setdefault(f"reward/part/{name}", []).append(value)
-    means = {name: _mean(values) for name, values in parts.items()}
-    return {"reward/mean": _mean([rollout.reward for rollout in judged if rollout.reward is not None]), **means}
+def _reward_means(rollouts: Sequence[Rollout]) -> dict[str, float]:
+    """Means over the rollouts that could be judged; of a part, over those that have it."""
+    values: dict[str, list[float]] = {}
+    for rollout in rollouts:
+        if rollout.reward is not None:
+            values.setdefault("reward/mean", []).append(rollout.reward)
+            for name, value in rollout.reward_parts.items():
+                values.setdefault(f"reward/part/{name}", []).append(value)
+    return {name: _mean(column) for name, column in values.items()}
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -24,7 +24,7 @@ class PolicyModel(nn.Module):
 
     def __init__(self, causal_lm: nn.Module, temperature: float, chunk_size: int) -> None:
         super().__init__()
-        self.causal_lm = causal_lm
+        self.causal_lm: Any = causal_lm
         self.temperature = temperature
         self.chunk_size = chunk_size
 
@@ -53,12 +53,12 @@ def packed_hidden_states(backbone: nn.Module, batch: MicroBatch) -> Tensor:
     return output.last_hidden_state[0]
 
 
-def base_model_of(causal_lm: nn.Module) -> Any:
+def base_model_of(causal_lm: Any) -> Any:
     """The transformers model inside a PEFT model, or the model itself."""
     return causal_lm.get_base_model() if hasattr(causal_lm, "get_base_model") else causal_lm
 
 
-def backbone_of(causal_lm: nn.Module) -> nn.Module:
+def backbone_of(causal_lm: nn.Module) -> Any:
     """The decoder below the language-model head."""
     base = base_model_of(causal_lm)
     return getattr(base, base.base_model_prefix)
@@ -93,7 +93,7 @@ def load_causal_lm(path: str | Path, config: ModelConfig) -> nn.Module:
     return model
 
 
-def add_adapter(causal_lm: nn.Module, config: LoRAConfig) -> nn.Module:
+def add_adapter(causal_lm: Any, config: LoRAConfig) -> nn.Module:
     """Wrap ``causal_lm`` in a PEFT LoRA adapter; only the adapter is trained."""
     from peft import LoraConfig, get_peft_model
 
