@@ -23,6 +23,7 @@ def run_job(job: Job[Any], resume: str | None = None) -> Any:
     """
     check_trackers(job)
     quiet_libraries()
+    use_threads(job)
     folder = Path(job.run.folder)
     if is_first_rank():
         claim_run_folder(folder, job.to_yaml(), resume is not None)
@@ -109,6 +110,14 @@ def check_trackers(job: Job[Any]) -> None:
     for tracker in job.run.trackers:
         if find_spec(tracker) is None:
             raise JobError(f"run.trackers: {tracker} is not installed: pip install {tracker}, or leave it out")
+
+
+def use_threads(job: Job[Any]) -> None:
+    """Set torch's threads: on a CPU, a run repeats bit for bit only with as many as before."""
+    if job.run.threads is not None:
+        import torch
+
+        torch.set_num_threads(job.run.threads)
 
 
 def quiet_libraries() -> None:
