@@ -204,7 +204,9 @@ def oreal_loss(
     return OREALTerms(positive, negative, kl)
 
 
-def outcome_bce(scores: Tensor, sample_index: Tensor, labels: Tensor, n_sequences: int) -> Tensor:
+def outcome_bce(
+    scores: Tensor, sample_index: Tensor, labels: Tensor, n_sequences: int, sample_weights: Tensor | None = None
+) -> Tensor:
     """The token reward model's loss (eq. 12): the mean *logit* of a rollout, one sigmoid, one cross-entropy.
 
     ``1 / n_sequences * sum_i BCE(sigmoid(mean_t s_i,t), y_i)``
@@ -214,6 +216,7 @@ def outcome_bce(scores: Tensor, sample_index: Tensor, labels: Tensor, n_sequence
         sample_index: int64 [M], which rollout a token belongs to; one without tokens has no loss.
         labels: [S], 1 for a correct rollout and 0 for a wrong one.
         n_sequences: rollouts of the whole step, over all micro-batches and ranks.
+        sample_weights: [S], factors of the rollouts' losses; None: 1, as in eq. 12.
 
     Returns:
         A scalar that adds up over micro-batches and ranks.
@@ -221,4 +224,5 @@ def outcome_bce(scores: Tensor, sample_index: Tensor, labels: Tensor, n_sequence
     lengths = torch.bincount(sample_index, minlength=len(labels))
     sums = scores.new_zeros(len(labels)).index_add(0, sample_index, scores)
     means, outcomes = (sums / lengths.clamp(min=1))[lengths > 0], labels.to(scores.dtype)[lengths > 0]
-    return binary_cross_entropy_with_logits(means, outcomes, reduction="sum") / max(1, n_sequences)
+    weights = None if sample_weights is None else sample_weights.to(scores.dtype)[lengths > 0]
+    return binary_cross_entropy_with_logits(means, outcomes, weights, reduction="sum") / max(1, n_sequences)

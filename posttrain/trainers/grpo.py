@@ -1,6 +1,7 @@
 """GRPO and its published variants: every rollout is weighed against the others of its group."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
@@ -15,7 +16,7 @@ from posttrain.trainers.policy_trainer import PolicyTrainer
 from posttrain.training.model import PolicyModel
 from posttrain.training.packing import MicroBatch
 from posttrain.training.update import LossOutput
-from posttrain.types import Example, RolloutGroup, TrainingSample
+from posttrain.types import Example, Rollout, RolloutGroup, TrainingSample
 
 AGGREGATIONS: dict[str, Aggregation] = {
     "grpo": "sequence",
@@ -67,11 +68,18 @@ class GRPOTrainer(PolicyTrainer):
             case "none":
                 advantages = [centre(values) for values in rewards]
         return [
-            training_sample(rollout, float(advantage))
+            self._sample(rollout, float(advantage))
             for rollouts, values in zip(judged, advantages, strict=True)
             for rollout, advantage in zip(rollouts, values, strict=True)
-            if not (self.config.mask_truncated and rollout.finish_reason == "length")
         ]
+
+    def _sample(self, rollout: Rollout, advantage: float) -> TrainingSample:
+        """A masked rollout keeps its place in the mean over rollouts, and trains none of its tokens."""
+        sample = training_sample(rollout, advantage)
+        if self.config.mask_truncated and rollout.finish_reason == "length":
+            nothing = [0] * len(sample.input_ids)
+            return replace(sample, trained=nothing, token_weights=[0.0] * len(nothing))
+        return sample
 
     def prepare(self, batch: MicroBatch) -> None:
         """Replace the engine's log-probs by the trainer's where they are not the old policy's exactly, and fold the
@@ -130,7 +138,7 @@ class GRPOTrainer(PolicyTrainer):
 
     def has_gradient(self, sample: TrainingSample) -> bool:
         """An entropy bonus acts on every token."""
-        return bool(self.config.entropy_coef) or super().has_gradient(sample)
+        return (bool(self.config.entropy_coef) and any(sample.trained)) or super().has_gradient(sample)
 
 
 def _has_spread(group: RolloutGroup) -> bool:

@@ -86,6 +86,7 @@ class OREALTrainer(PolicyTrainer):
         if token_model is None or not samples:
             return samples, {}
         batches = token_model.micro_batches(samples)
+        share = self._outcome_weights(samples)
         weights: dict[str, list[float]] = {}
         means: list[tuple[float, bool]] = []
 
@@ -97,7 +98,8 @@ class OREALTrainer(PolicyTrainer):
                 if len(own):  # a rank that has run out of samples idles on an empty one
                     weights[sample.id] = self._token_weights(own, sample.objective == CLONE).tolist()
                     means.append((float(own.mean()), sample.objective == CLONE))
-            return LossOutput(outcome_bce(scores, batch.sample_index, labels, len(samples)))
+            balance = torch.tensor([share[s.objective] for s in batch.samples], device=scores.device)
+            return LossOutput(outcome_bce(scores, batch.sample_index, labels, len(samples), balance))
 
         result = token_model.run(batches, loss, self.rate(self.config.token_reward_model))
         self.guard(result)
@@ -177,6 +179,13 @@ class OREALTrainer(PolicyTrainer):
             threshold=config.positive_threshold if positive else config.negative_threshold,
             top_k_ratio=config.top_k_ratio,
         )
+
+    def _outcome_weights(self, samples: Sequence[TrainingSample]) -> dict[str, float]:
+        """Factor of a rollout in the token model's loss: 1, or what makes both outcomes weigh half."""
+        counts = {name: sum(sample.objective == name for sample in samples) for name in (CLONE, PUSH_DOWN)}
+        if not self.config.token_reward_model.balance_outcomes or not all(counts.values()):
+            return dict.fromkeys(("policy", CLONE, PUSH_DOWN), 1.0)
+        return {name: len(samples) / (2.0 * count) for name, count in counts.items()} | {"policy": 0.0}
 
     def _counts(self) -> OREALCounts:
         clone, push_down = self.counts.of_objective(CLONE), self.counts.of_objective(PUSH_DOWN)

@@ -18,6 +18,9 @@ class TokenRewardModelConfig(Config):
     score_position: Literal["before_token", "after_token"] = Field(
         default="before_token", description="released: the state that predicts the token; paper: the state after it"
     )
+    balance_outcomes: bool = Field(
+        default=True, description="right and wrong rollouts weigh the same in eq. 12, as they do where pairs are kept"
+    )
     learning_rate: float = Field(default=2e-6, gt=0)
     min_learning_rate: float = Field(default=4e-7, ge=0)
     max_grad_norm: float = Field(default=1.0, gt=0)

@@ -183,7 +183,7 @@ class PolicyTrainer:
 
     def has_gradient(self, sample: TrainingSample) -> bool:
         """Whether the loss of ``sample`` depends on the policy; samples without gradient are not run."""
-        return self.reference is not None or any(sample.token_weights)
+        return any(sample.token_weights) or (self.reference is not None and any(sample.trained))
 
     # ---- parts of a step ----------------------------------------------------------------------------------------
 
@@ -191,10 +191,11 @@ class PolicyTrainer:
         """``updates_per_step`` optimizer updates on ``samples``; the metrics are those of the last one."""
         self.counts = StepCounts.of(samples)
         kept = [sample for sample in samples if self.has_gradient(sample)]
+        self.tokens_run = sum(sum(sample.trained) for sample in kept)
         batches = self.update.micro_batches(kept) if kept else []
         metrics = {
             "batch/samples": float(len(kept)),
-            "batch/trained_tokens": float(sum(sum(sample.trained) for sample in kept)),
+            "batch/trained_tokens": float(self.tokens_run),
             "batch/micro_batches": float(len(batches)),
             "policy/learning_rate": self.learning_rate,
         }
@@ -211,10 +212,10 @@ class PolicyTrainer:
         """Forward the micro-batch and apply the method's loss; entropy and the mismatch to the engine come along."""
         logprobs, entropy = self.update.model(batch)
         output = self.loss(logprobs, entropy, batch)
-        tokens = max(1, self.counts.total.tokens)
         with torch.no_grad():
-            output.metrics["policy/entropy"] = entropy.sum() / tokens
-            output.metrics["policy/logprob_mismatch"] = (logprobs - batch.behaviour_logprobs).abs().sum() / tokens
+            mismatch = (logprobs - batch.behaviour_logprobs).abs()
+            output.metrics["policy/entropy"] = entropy.sum() / max(1, self.tokens_run)
+            output.metrics["policy/logprob_mismatch"] = mismatch.sum() / max(1, self.tokens_run)
         return output
 
     def guard(self, result: UpdateResult) -> None:

@@ -3,6 +3,7 @@
 import os
 from typing import Any
 
+import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
 from accelerate.utils import DistributedType, gather_object
 
@@ -19,7 +20,7 @@ def make_accelerator(trackers: list[str], folder: str, max_grad_norm: float) -> 
         JobError: the launcher started several ranks, but they do not see each other.
     """
     use_deepspeed = os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true"
-    on_cpu = os.environ.get("ACCELERATE_USE_CPU", "false").lower() == "true"
+    on_cpu = not torch.accelerator.is_available()
     handlers: list[Any] = [InitProcessGroupKwargs(backend="gloo")] if use_deepspeed and on_cpu else []
     accelerator = Accelerator(kwargs_handlers=handlers, log_with=trackers or None, project_dir=folder)
     expected = int(os.environ.get("WORLD_SIZE", "1"))
