@@ -27,6 +27,9 @@ def train(
 
         print_plan(loaded)
     else:
-        from posttrain.build import run_job
+        from posttrain.build import is_first_rank, run_job
+        from posttrain.report.terminal import print_next_steps
 
-        run_job(loaded, resume)
+        summary = run_job(loaded, resume)
+        if is_first_rank():
+            print_next_steps(summary)

@@ -81,7 +81,7 @@ class TrainingDisplay:
         if self._live is not None:
             self._live.stop()
             self._live = None
-        elif self._printed_step != self.step:
+        elif self.step > 0 and self._printed_step != self.step:
             self._print_line()
 
     def update(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -109,8 +109,7 @@ class TrainingDisplay:
         self.console.print(f"warning: {message}", style="yellow", markup=False)
 
     def summary(self, summary: RunSummary) -> None:
-        """What improved, where the model and the run page are, what to type next."""
-        folder = _short(summary.report.parent)
+        """What improved, and where the model and the run page are."""
         self.console.print(f"\n{self.method}: {summary.steps} steps in {duration(summary.seconds)}", style="bold")
         rows = [
             *self._improvement(summary),
@@ -119,13 +118,6 @@ class TrainingDisplay:
         ]
         for name, value in rows:
             self.console.print(f"  {name:<9} {value}", markup=False)
-        self.console.print("\nnext", style="bold")
-        self.console.print(f"  open {_short(summary.report)} in a browser: curves, samples, timings", markup=False)
-        if (summary.report.parent / "job.yaml").is_file():
-            self.console.print("  train longer:", markup=False)
-            self.console.print(f"  posttrain train {folder}/job.yaml \\", style="cyan", markup=False)
-            longer = f"trainer.steps={2 * summary.steps} run.folder={folder}-longer"
-            self.console.print(f"    {longer}", style="cyan", markup=False)
 
     def line(self) -> "Text":
         """The live line, at most as wide as the terminal and never wider than 80 characters."""
@@ -147,7 +139,7 @@ class TrainingDisplay:
 
     def _print_line(self) -> None:
         text = "  ".join(field.rjust(width) for field, width in zip(self._fields(), (0, 12, 15, 11, 12), strict=True))
-        self.console.print(f"step {text.rstrip()}", markup=False)
+        self.console.print(f"{self.method} {text.rstrip()}", markup=False)
         self._printed_step, self._printed_at = self.step, time.perf_counter()
 
     def _fields(self) -> list[str]:
@@ -190,3 +182,17 @@ def _short(path: Path) -> str:
     """Relative to the working directory if that is shorter."""
     relative = os.path.relpath(path)
     return min(relative, str(path), key=len)
+
+
+def print_next_steps(summary: RunSummary, stream: TextIO | None = None) -> None:
+    """What to type next, for a run whose folder holds its job."""
+    from rich.console import Console
+
+    console = Console(file=stream or sys.stdout, highlight=False, soft_wrap=True)
+    folder = _short(summary.report.parent)
+    console.print("\nnext", style="bold")
+    console.print(f"  open {_short(summary.report)} in a browser: curves, samples, timings", markup=False)
+    if (summary.report.parent / "job.yaml").is_file():
+        console.print("  train longer:", markup=False)
+        console.print(f"  posttrain train {folder}/job.yaml \\", style="cyan", markup=False)
+        console.print(f"    trainer.steps={2 * summary.steps} run.folder={folder}-longer", style="cyan", markup=False)

@@ -62,13 +62,14 @@ def run_training(trainer: "PolicyTrainer", resume: str | None) -> TrainingSummar
     session = Session(trainer)
     session.resume(resume)
     try:
-        with stop_on_sigterm() as stop, session.display:
-            session.start()
-            while trainer.step < trainer.config.steps:
-                session.run_step()
-                if session.any_rank(stop.received):
-                    session.save()
-                    raise Interrupted(f"SIGTERM: stopped and saved after step {trainer.step}; go on with --resume auto")
+        with stop_on_sigterm() as stop:
+            with session.display:
+                session.start()
+                while trainer.step < trainer.config.steps:
+                    session.run_step()
+                    if session.any_rank(stop.received):
+                        session.save()
+                        raise Interrupted(f"SIGTERM: saved after step {trainer.step}; go on with --resume auto")
             return session.finish()
     finally:
         session.close()

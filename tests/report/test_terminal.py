@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from posttrain.report import terminal
-from posttrain.report.terminal import TrainingDisplay
+from posttrain.report.terminal import TrainingDisplay, print_next_steps
 
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
@@ -45,8 +45,8 @@ def test_without_a_terminal_the_lines_are_plain_and_few() -> None:
             display.update(step, metrics(step))
         display.update(500, metrics(500) | {"eval/accuracy": 0.8})
     lines = stream.getvalue().splitlines()
-    assert lines[0].split() == ["step", "0/500", "accuracy", "0.400"]
-    assert lines[-1].split() == ["step", "500/500", "reward", "5.100", "accuracy", "0.800", "1234", "tok/s"]
+    assert lines[0].split() == ["oreal", "0/500", "accuracy", "0.400"]
+    assert lines[-1].split() == ["oreal", "500/500", "reward", "5.100", "accuracy", "0.800", "1234", "tok/s"]
     assert len(lines) == 2 and max(map(len, lines)) <= 80 and "\x1b" not in stream.getvalue()
 
 
@@ -65,7 +65,7 @@ def test_without_a_reward_the_line_shows_the_loss() -> None:
     stream = io.StringIO()
     with TrainingDisplay(1, "sft", stream=stream) as display:
         display.update(1, {"policy/loss": 1.25, "speed/trained_tokens_per_second": 1145.0})
-    assert stream.getvalue().split() == ["step", "1/1", "loss", "1.250", "1145", "tok/s"]
+    assert stream.getvalue().split() == ["sft", "1/1", "loss", "1.250", "1145", "tok/s"]
 
 
 def test_time_left_follows_the_pace_and_counts_down(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,7 +105,6 @@ def test_the_live_line_is_redrawn_in_place() -> None:
 
 
 def test_the_summary_says_what_improved_and_what_to_type(tmp_path: Path) -> None:
-    (tmp_path / "job.yaml").write_text("method: oreal\n")
     stream = io.StringIO()
     display = TrainingDisplay(60, "oreal", stream=stream)
     display.summary(
@@ -116,7 +115,17 @@ def test_the_summary_says_what_improved_and_what_to_type(tmp_path: Path) -> None
     text = stream.getvalue()
     assert "oreal: 60 steps in 3:41" in text
     assert "0.412 → 0.846 (+0.434) on held-out prompts" in text
-    assert "report.html" in text and "trainer.steps=120" in text
+    assert "report.html" in text
+
+
+def test_what_to_type_next(tmp_path: Path) -> None:
+    finished = Summary(tmp_path / "report.html", tmp_path / "model", steps=60)
+    bare, with_job = io.StringIO(), io.StringIO()
+    print_next_steps(finished, bare)
+    assert "report.html" in bare.getvalue() and "trainer.steps" not in bare.getvalue()
+    (tmp_path / "job.yaml").write_text("method: oreal\n")
+    print_next_steps(finished, with_job)
+    assert "trainer.steps=120" in with_job.getvalue()
 
 
 def test_without_an_evaluation_the_summary_compares_rewards(tmp_path: Path) -> None:
@@ -126,7 +135,6 @@ def test_without_an_evaluation_the_summary_compares_rewards(tmp_path: Path) -> N
         display.update(step, {"reward/mean": step / 40})
     display.summary(Summary(tmp_path / "report.html", tmp_path / "model", steps=40))
     assert "0.062 → 0.963 (+0.900), mean of 4 steps from 1 and at the end" in stream.getvalue()
-    assert "trainer.steps" not in stream.getvalue()
 
 
 def test_other_ranks_say_nothing(tmp_path: Path) -> None:

@@ -137,7 +137,7 @@ def test_it_learns_and_leaves_a_model(
     assert completion == [*tokenizer.encode("15.."), tokenizer.eos_token_id]
     assert summary.report.is_file()
     output = capfd.readouterr()
-    assert "step 150/150" in output.out
+    assert "sft 150/150" in output.out
     assert "{'loss'" not in output.out  # TRL's own lines
 
 

@@ -1,0 +1,74 @@
+"""GRPO's own choices around the loss, which is held to TRL's elsewhere."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from posttrain.rewards.reward import RewardInput, RewardOutput
+from posttrain.trainers.grpo import GRPOTrainer
+from posttrain.trainers.grpo_config import GRPOConfig
+from posttrain.training.run_config import RunConfig
+from posttrain.types import Example, Rollout, RolloutGroup, Sampling
+
+EXAMPLES = [Example(id=str(n), prompt=f"{n}=", answer=str(n)) for n in range(40)]
+
+
+class EveryThirdProblemHasSpread:
+    """1 and 0 by turns on problems divisible by three, and 0 on all others."""
+
+    def score(self, inputs: Sequence[RewardInput]) -> list[RewardOutput]:
+        return [RewardOutput(float(i % 2 and int(item.example.id) % 3 == 0)) for i, item in enumerate(inputs)]
+
+    def close(self) -> None:
+        pass
+
+
+def make(folder: Path, model: Path, **keys: object) -> GRPOTrainer:
+    settings = {"prompts_per_step": 6, "rollouts_per_prompt": 2, "sampling": Sampling(max_completion_tokens=3)}
+    return GRPOTrainer(
+        model,
+        GRPOConfig.model_validate({**settings, **keys}),
+        reward=EveryThirdProblemHasSpread(),
+        train_dataset=EXAMPLES,
+        run=RunConfig(folder=str(folder)),
+    )
+
+
+def test_dynamic_sampling_replaces_groups_without_spread(tmp_path: Path, tiny_model_folder: Path) -> None:
+    trainer = make(tmp_path, tiny_model_folder, dynamic_sampling=True, max_resampling_rounds=20)
+    groups = trainer.collect(trainer.sampler.next(6))
+    assert len(groups) == 6
+    assert all(int(group.example.id) % 3 == 0 for group in groups)
+    ids = [rollout.request_id for group in groups for rollout in group.rollouts]
+    assert len(set(ids)) == 6
+
+
+def test_dynamic_sampling_stops_after_its_rounds(tmp_path: Path, tiny_model_folder: Path) -> None:
+    trainer = make(tmp_path, tiny_model_folder, dynamic_sampling=True, max_resampling_rounds=1)
+    groups = trainer.collect(trainer.sampler.next(6))
+    assert 0 < len(groups) <= 6
+    assert trainer.planned <= 12
+
+
+def test_a_failed_reward_has_no_part_in_the_baseline(tmp_path: Path, tiny_model_folder: Path) -> None:
+    trainer = make(tmp_path, tiny_model_folder, rollouts_per_prompt=4)
+
+    def group(rewards: list[float | None]) -> RolloutGroup:
+        rollouts = [
+            Rollout("r", i, [5], [6, 7], [1, 1], [-1.0, -1.0], "stop", 0, "", reward=reward)
+            for i, reward in enumerate(rewards)
+        ]
+        return RolloutGroup(EXAMPLES[0], rollouts)
+
+    (first, second, third) = trainer.assign_credit([group([1.0, 0.0, 1.0, None])])
+    assert [s.token_weights[-1] for s in (first, second, third)] == pytest.approx(
+        [0.5772502865, -1.1545005730, 0.5772502865], abs=1e-9
+    )
+    alone = trainer.assign_credit([group([1.0, None, None, None])])
+    assert [s.token_weights for s in alone] == [[0.0, 0.0, 0.0]]
+
+
+def test_one_rollout_is_no_group() -> None:
+    with pytest.raises(ValueError, match="rollouts_per_prompt must be at least 2"):
+        GRPOConfig(rollouts_per_prompt=1)
