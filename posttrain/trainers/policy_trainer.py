@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from accelerate.utils import set_seed
+from accelerate.utils import DistributedType, set_seed
 from torch import Tensor
 
 from posttrain.data.chat import PromptEncoder
 from posttrain.data.sampler import ExampleSampler
-from posttrain.errors import TrainingDiverged
+from posttrain.errors import JobError, TrainingDiverged
 from posttrain.evaluation.evaluator import evaluate
 from posttrain.rewards.checked import ErrorBudget
 from posttrain.rewards.reward import Reward
@@ -289,7 +289,16 @@ class PolicyTrainer:
         return min(context, self.config.max_prompt_tokens or context)
 
     def prepared(self, model: torch.nn.Module, max_grad_norm: float | None = None) -> Update:
-        """``model`` with an AdamW of its own, ready to be updated."""
+        """``model`` with an AdamW of its own, ready to be updated.
+
+        Raises:
+            JobError: a second trained model under DeepSpeed, whose engine holds one.
+        """
+        if self.accelerator.distributed_type == DistributedType.DEEPSPEED and hasattr(self, "update"):
+            raise JobError(
+                f"{self.method}: a second trained model ({type(model).__name__}) cannot be trained under DeepSpeed; "
+                "launch without it (one GPU or DDP), or turn the second model off (OREAL: trainer.token_weighting=none)"
+            )
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         optimizer = torch.optim.AdamW(
             trained,

@@ -23,7 +23,10 @@ class ModelConfig(Config):
     path: str | None = None
     revision: str | None = None
     tiny: TinyModelConfig | None = None
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    dtype: Literal["float32", "bfloat16"] = Field(
+        default="float32",
+        description="of the weights; to train bfloat16 ones well takes DeepSpeed, which keeps float32 copies",
+    )
     attention: Literal["packed_sdpa", "flash_attention_2", "flash_attention_3"] = Field(
         default="packed_sdpa", description="packed_sdpa needs no extra package; flash attention is for GPUs"
     )
