@@ -213,7 +213,7 @@ def logged(folder: Path) -> int:
 @pytest.mark.slow
 def test_kill_at_random_moments(tmp_path: Path, processes: ForkServerContext) -> None:
     """After every kill the newest checkpoint is valid and at most the step being written is lost; the end is exact."""
-    rng, folder, steps = random.Random(1), tmp_path / "killed", 30
+    rng, folder, steps = random.Random(1), tmp_path / "killed", 200
     overrides = [*METHODS["oreal"], f"trainer.steps={steps}", "trainer.eval_every=0"]
     (tmp_path / "job.yaml").write_text(JOB)
     run(tmp_path / "whole", "oreal", None, f"trainer.steps={steps}", "trainer.eval_every=0")
