@@ -100,7 +100,8 @@ class PolicyTrainer:
         policy = load_causal_lm(model, self.model_config)
         if self.model_config.lora is not None:
             policy = add_adapter(policy, self.model_config.lora)
-        self.update = self.prepared(PolicyModel(policy, self.temperature, self.model_config.logits_chunk_size))
+        self.policy = PolicyModel(policy, self.temperature, self.model_config.logits_chunk_size)
+        self.update = self.prepared(self.policy)
         self.reference = self.reference_model()
         self.encoder = PromptEncoder(self.tokenizer, self._prompt_budget())
         self.encoder.check([*train_dataset, *eval_dataset])
@@ -282,7 +283,7 @@ class PolicyTrainer:
     @property
     def causal_lm(self) -> Any:
         """The policy without the wrappers of training."""
-        return self.accelerator.unwrap_model(self.update.model).causal_lm
+        return self.policy.causal_lm
 
     def _prompt_budget(self) -> int:
         context = self.causal_lm.config.max_position_embeddings - self.config.sampling.max_completion_tokens
@@ -307,10 +308,10 @@ class PolicyTrainer:
             eps=self.config.epsilon,
             weight_decay=self.config.weight_decay,
         )
-        model, optimizer = self.accelerator.prepare(model, optimizer)
+        model, optimizer = self.accelerator.prepare(model.train(), optimizer)
         return Update(
             self.accelerator,
-            model.train(),
+            model,
             optimizer,
             tokens_per_micro_batch=self.config.tokens_per_micro_batch,
             max_grad_norm=max_grad_norm or self.config.max_grad_norm,
@@ -319,7 +320,7 @@ class PolicyTrainer:
     def frozen(self, path: str | Path) -> PolicyModel:
         """A model that is never trained; for a LoRA policy that started from ``path``, the policy's own base."""
         if self.model_config.lora is not None and str(path) == self.model_path:
-            return self.accelerator.unwrap_model(self.update.model)
+            return self.policy
         model = load_causal_lm(path, self.model_config).requires_grad_(False)
         wrapped = PolicyModel(model, self.temperature, self.model_config.logits_chunk_size)
         return wrapped.to(self.accelerator.device).eval()
