@@ -138,16 +138,9 @@ class PolicyTrainer:
         in a step; groups are numbered on."""
         first = self.planned
         self.planned += len(examples)
+        stage, n = f"{self.step:06d}", self.config.rollouts_per_prompt
         return [
-            RolloutRequest(
-                id=f"{self.step:06d}/{number:06d}",
-                example=example,
-                prompt_ids=self.encoder.prompt_ids(example),
-                sampling=self.config.sampling,
-                seed=derive_seed(self.run.seed, self.step, number, example.id),
-                n=self.config.rollouts_per_prompt,
-                group=number,
-            )
+            self.request(example, stage, number, n, seed=derive_seed(self.run.seed, self.step, number, example.id))
             for number, example in enumerate(examples, start=first)
         ]
 
@@ -187,6 +180,18 @@ class PolicyTrainer:
         return any(sample.token_weights) or (self.reference is not None and any(sample.trained))
 
     # ---- parts of a step ----------------------------------------------------------------------------------------
+
+    def request(self, example: Example, stage: str, number: int, n: int, seed: int) -> RolloutRequest:
+        """``n`` rollouts of ``example``, the ``number``-th group of ``stage`` (a step's number, or "eval")."""
+        return RolloutRequest(
+            id=f"{stage}/{number:06d}",
+            example=example,
+            prompt_ids=self.encoder.prompt_ids(example),
+            sampling=self.config.sampling,
+            seed=seed,
+            n=n,
+            group=number,
+        )
 
     def update_policy(self, samples: list[TrainingSample]) -> dict[str, float]:
         """``updates_per_step`` optimizer updates on ``samples``; the metrics are those of the last one."""
@@ -242,16 +247,9 @@ class PolicyTrainer:
         """mean@k over the held-out prompts: ``eval_rollouts`` completions of each, sampled as in training."""
         if not self.eval_dataset:
             return {}
+        n = self.config.eval_rollouts
         requests = [
-            RolloutRequest(
-                id=f"eval/{number:06d}",
-                example=example,
-                prompt_ids=self.encoder.prompt_ids(example),
-                sampling=self.config.sampling,
-                seed=derive_seed(self.run.seed, "eval", example.id),
-                n=self.config.eval_rollouts,
-                group=number,
-            )
+            self.request(example, "eval", number, n, seed=derive_seed(self.run.seed, "eval", example.id))
             for number, example in enumerate(self.eval_dataset)
         ]
         mine = requests[self.accelerator.process_index :: self.accelerator.num_processes]
