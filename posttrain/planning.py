@@ -242,10 +242,8 @@ def batch_lines(config: PolicyTrainerConfig, longest_prompt: int, launch: Launch
         f"at most {math.ceil(tokens / config.tokens_per_micro_batch)} of about "
         + (f"{config.tokens_per_micro_batch:,} tokens on each rank, if every completion fills its budget"),
     )
-    yield (
-        "optimizer updates",
-        f"{config.steps} steps x {config.updates_per_step} = {config.steps * config.updates_per_step:,}",
-    )
+    updates = config.updates_per_step * config.minibatches_per_step
+    yield "optimizer updates", f"{config.steps} steps x {updates} = {config.steps * updates:,}"
     yield "rollouts in all", f"{config.steps * prompts * group:,}"
     if isinstance(config, OREALConfig):
         yield from oreal_batch_lines(config)

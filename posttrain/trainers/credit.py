@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from posttrain.training.packing import MicroBatch
 from posttrain.types import Origin, Rollout, RolloutGroup, TrainingSample
 
 
@@ -55,3 +56,14 @@ class StepCounts:
     def of_objective(self, name: str) -> Count:
         """The count of one objective; zero where the step has no sample of it."""
         return self.by_objective.get(name, Count())
+
+
+@dataclass(slots=True)
+class MiniBatch:
+    """What one optimizer update runs: this rank's micro-batches, and over all ranks the counts that divide its loss,
+    its samples with gradient and their trained tokens."""
+
+    batches: list[MicroBatch]
+    counts: StepCounts
+    samples: int
+    tokens: int

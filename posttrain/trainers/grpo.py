@@ -107,12 +107,12 @@ class GRPOTrainer(PolicyTrainer):
             return False
         sampling = self.config.sampling
         full = sampling.top_p == 1.0 and sampling.top_k == 0 and sampling.temperature > 0
-        return self.config.updates_per_step == 1 or (full and self.model_config.dtype == "float32")
+        return self.config.one_update or (full and self.model_config.dtype == "float32")
 
     def loss(self, logprobs: Tensor, entropy: Tensor, batch: MicroBatch) -> LossOutput:
         """The clipped objective above."""
         config = self.config
-        old = logprobs.detach() if config.updates_per_step == 1 else batch.behaviour_logprobs
+        old = logprobs.detach() if config.one_update else batch.behaviour_logprobs
         losses, clipped = clipped_policy_loss(
             logprobs, old, batch.weights, config.clip_low, config.clip_high, config.dual_clip
         )

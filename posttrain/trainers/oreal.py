@@ -102,7 +102,7 @@ class OREALTrainer(PolicyTrainer):
             return LossOutput(outcome_bce(scores, batch.sample_index, labels, len(samples), balance))
 
         result = token_model.run(batches, loss, self.rate(self.config.token_reward_model))
-        self.guard(result)
+        self.guard(token_model, result)
         merged = dict(gather_lists(self.accelerator, list(weights.items())))
         weighted = [_weighted(sample, merged[sample.id]) for sample in samples]
         scores = gather_lists(self.accelerator, means)

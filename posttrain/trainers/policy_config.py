@@ -9,7 +9,8 @@ from posttrain.types import Sampling
 
 
 class PolicyTrainerConfig(Config):
-    """``prompts_per_step`` x ``rollouts_per_prompt`` = rollouts per step, over all ranks together."""
+    """``prompts_per_step`` x ``rollouts_per_prompt`` = rollouts per step, over all ranks together;
+    ``updates_per_step`` x ``minibatches_per_step`` = optimizer updates per step."""
 
     steps: int = Field(default=100, ge=1, description="collect-and-update steps")
     prompts_per_step: int = Field(default=64, ge=1, description="prompts sampled in a step, over all ranks")
@@ -17,7 +18,8 @@ class PolicyTrainerConfig(Config):
     tokens_per_micro_batch: int = Field(
         default=8192, ge=16, description="tokens packed into one forward pass, per rank"
     )
-    updates_per_step: int = Field(default=1, ge=1, description="optimizer updates on one collected batch")
+    updates_per_step: int = Field(default=1, ge=1, description="how often a collected batch is gone through")
+    minibatches_per_step: int = Field(default=1, ge=1, description="optimizer updates in which that is done each time")
     sampling: Sampling = Field(default_factory=Sampling)
     max_prompt_tokens: int | None = Field(default=None, ge=1, description="null: what the model's context leaves")
 
@@ -37,4 +39,10 @@ class PolicyTrainerConfig(Config):
     log_rollouts_every: int = Field(default=1, ge=0, description="steps between logged rollouts; 0: never")
 
     max_error_fraction: float = Field(default=0.1, ge=0, le=1, description="of rewards, over the last 20 steps")
+    max_empty_steps: int = Field(default=50, ge=1, description="steps in a row without gradient that stop the run")
     max_skipped_updates: int = Field(default=3, ge=1, description="non-finite updates in a row that stop the run")
+
+    @property
+    def one_update(self) -> bool:
+        """Whether every sample is trained once, by the policy that sampled it: the ratio to it is 1."""
+        return self.updates_per_step * self.minibatches_per_step == 1

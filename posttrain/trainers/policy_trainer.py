@@ -11,6 +11,7 @@ A method is a subclass that overrides only what its paper changes.
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -29,7 +30,7 @@ from posttrain.rollout.engine import RolloutEngine
 from posttrain.rollout.seeds import derive_seed
 from posttrain.rollout.weight_sync import sync_weights
 from posttrain.trainers.collection import collect_groups
-from posttrain.trainers.credit import StepCounts
+from posttrain.trainers.credit import MiniBatch, StepCounts
 from posttrain.trainers.loop import TrainingSummary, run_training
 from posttrain.trainers.policy_config import PolicyTrainerConfig
 from posttrain.trainers.step_metrics import rollout_metrics
@@ -93,7 +94,8 @@ class PolicyTrainer:
         self.errors = ErrorBudget(config.max_error_fraction)
         self.step = 0
         self.planned = 0
-        self.skipped_updates = 0
+        self.empty_steps = 0
+        self.updates: list[Update] = []
         self.timings: dict[str, float] = {}
 
         set_seed(derive_seed(self.run.seed, "policy") % 2**32)  # Python's and NumPy's too: rewards may draw
@@ -194,25 +196,60 @@ class PolicyTrainer:
         )
 
     def update_policy(self, samples: list[TrainingSample]) -> dict[str, float]:
-        """``updates_per_step`` optimizer updates on ``samples``; the metrics are those of the last one."""
+        """``updates_per_step`` times over the mini-batches of ``samples``, an optimizer update each; the loss and its
+        metrics are those of the last one."""
         self.counts = StepCounts.of(samples)
-        kept = [sample for sample in samples if self.has_gradient(sample)]
-        self.tokens_run = sum(sum(sample.trained) for sample in kept)
-        batches = self.update.micro_batches(kept) if kept else []
+        minibatches = [part for part in map(self.minibatch, self.minibatches(samples)) if part.batches]
         metrics = {
-            "batch/samples": float(len(kept)),
-            "batch/trained_tokens": float(self.tokens_run),
-            "batch/micro_batches": float(len(batches)),
+            "batch/samples": float(sum(part.samples for part in minibatches)),
+            "batch/trained_tokens": float(sum(part.tokens for part in minibatches)),
+            "batch/micro_batches": float(sum(len(part.batches) for part in minibatches)),
             "policy/learning_rate": self.learning_rate,
         }
-        if not kept:
-            return metrics
-        for batch in batches:
-            self.prepare(batch)
+        self.count_empty(not minibatches)
+        for part in minibatches:
+            self.enter(part)
+            for batch in part.batches:
+                self.prepare(batch)
         for _ in range(self.config.updates_per_step):
-            result = self.update.run(batches, self.policy_loss, self.learning_rate)
-            self.guard(result)
-        return metrics | result.metrics | {"policy/loss": result.loss, "policy/gradient_norm": result.gradient_norm}
+            for part in minibatches:
+                self.enter(part)
+                result = self.update.run(part.batches, self.policy_loss, self.learning_rate)
+                self.guard(self.update, result)
+                metrics |= result.metrics
+                metrics |= {"policy/loss": result.loss, "policy/gradient_norm": result.gradient_norm}
+        return metrics
+
+    def minibatches(self, samples: list[TrainingSample]) -> list[list[TrainingSample]]:
+        """``samples`` in ``minibatches_per_step`` near-equal parts, in their order."""
+        parts = self.config.minibatches_per_step
+        cuts = [len(samples) * part // parts for part in range(parts + 1)]
+        return [samples[start:end] for start, end in pairwise(cuts)]
+
+    def minibatch(self, samples: list[TrainingSample]) -> MiniBatch:
+        """What one update runs. Samples without gradient are counted, not run."""
+        kept = [sample for sample in samples if self.has_gradient(sample)]
+        tokens = sum(sum(sample.trained) for sample in kept)
+        batches = self.update.micro_batches(kept) if kept else []
+        return MiniBatch(batches, StepCounts.of(samples), len(kept), tokens)
+
+    def enter(self, minibatch: MiniBatch) -> None:
+        """Divide losses and metrics by the counts of ``minibatch`` from now on."""
+        self.counts, self.tokens_run = minibatch.counts, minibatch.tokens
+
+    def count_empty(self, empty: bool) -> None:
+        """Count steps in a row in which nothing could be learned.
+
+        Raises:
+            TrainingDiverged: ``max_empty_steps`` of them.
+        """
+        self.empty_steps = self.empty_steps + 1 if empty else 0
+        if self.empty_steps >= self.config.max_empty_steps:
+            raise TrainingDiverged(
+                f"nothing to learn from in {self.empty_steps} steps in a row (step {self.step}): in no group did the "
+                "rewards tell one rollout from another, or none was accepted. Choose easier prompts, a reward with "
+                "more spread, or more trainer.rollouts_per_prompt; trainer.max_empty_steps sets the patience."
+            )
 
     def policy_loss(self, batch: MicroBatch) -> LossOutput:
         """Forward the micro-batch and apply the method's loss; entropy and the mismatch to the engine come along."""
@@ -224,17 +261,16 @@ class PolicyTrainer:
             output.metrics["policy/logprob_mismatch"] = mismatch.sum() / max(1, self.tokens_run)
         return output
 
-    def guard(self, result: UpdateResult) -> None:
-        """Count updates that were skipped because loss or gradient was not finite, and stop after too many in a row.
+    def guard(self, update: Update, result: UpdateResult) -> None:
+        """Stop after too many updates in a row that ``update`` skipped because loss or gradient was not finite.
 
         Raises:
             TrainingDiverged: ``max_skipped_updates`` in a row.
         """
-        self.skipped_updates = 0 if result.applied else self.skipped_updates + 1
-        if self.skipped_updates >= self.config.max_skipped_updates:
+        if update.skipped >= self.config.max_skipped_updates:
             samples = ", ".join(result.offending_samples[:3]) or "none alone; the gradient's norm overflowed"
             raise TrainingDiverged(
-                f"loss or gradient was not finite in {self.skipped_updates} updates in a row (step {self.step}; "
+                f"loss or gradient was not finite in {update.skipped} updates in a row (step {self.step}; "
                 f"samples: {samples}). Lower trainer.learning_rate, or look at these rollouts and their reward parts "
                 "in the run page."
             )
@@ -293,7 +329,7 @@ class PolicyTrainer:
         Raises:
             JobError: a second trained model under DeepSpeed, whose engine holds one.
         """
-        if self.accelerator.distributed_type == DistributedType.DEEPSPEED and hasattr(self, "update"):
+        if self.accelerator.distributed_type == DistributedType.DEEPSPEED and self.updates:
             raise JobError(
                 f"{self.method}: a second trained model ({type(model).__name__}) cannot be trained under DeepSpeed; "
                 "launch without it (one GPU or DDP), or turn the second model off (OREAL: trainer.token_weighting=none)"
@@ -307,13 +343,15 @@ class PolicyTrainer:
             weight_decay=self.config.weight_decay,
         )
         model, optimizer = self.accelerator.prepare(model.train(), optimizer)
-        return Update(
+        update = Update(
             self.accelerator,
             model,
             optimizer,
             tokens_per_micro_batch=self.config.tokens_per_micro_batch,
             max_grad_norm=max_grad_norm or self.config.max_grad_norm,
         )
+        self.updates.append(update)
+        return update
 
     def frozen(self, path: str | Path) -> PolicyModel:
         """A model that is never trained; for a LoRA policy that started from ``path``, the policy's own base."""
@@ -331,7 +369,8 @@ class PolicyTrainer:
         """What a checkpoint holds beyond models, optimizers and random generators."""
         return {
             "step": self.step,
-            "skipped_updates": self.skipped_updates,
+            "empty_steps": self.empty_steps,
+            "skipped_updates": [update.skipped for update in self.updates],
             "sampler": self.sampler.state_dict(),
             "errors": self.errors.state_dict(),
         }
@@ -339,7 +378,9 @@ class PolicyTrainer:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore ``state_dict``."""
         self.step = state["step"]
-        self.skipped_updates = state["skipped_updates"]
+        self.empty_steps = state["empty_steps"]
+        for update, skipped in zip(self.updates, state["skipped_updates"], strict=True):
+            update.skipped = skipped
         self.sampler.load_state_dict(state["sampler"])
         self.errors.load_state_dict(state["errors"])
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -55,6 +56,7 @@ class Update:
         self.optimizer = optimizer
         self.tokens_per_micro_batch = tokens_per_micro_batch
         self.max_grad_norm = max_grad_norm
+        self.skipped = 0  # updates in a row whose loss or gradient was not finite
 
     def micro_batches(self, samples: Sequence[TrainingSample]) -> list[MicroBatch]:
         """This rank's share of ``samples`` (which every rank holds whole). All ranks get equally many micro-batches."""
@@ -76,13 +78,14 @@ class Update:
         if applied:
             self.optimizer.step()
         self.optimizer.zero_grad()
+        self.skipped = 0 if applied else self.skipped + 1
         return UpdateResult(total, float(norm), applied, metrics, offending)
 
     def backward(
         self, batches: Sequence[MicroBatch], loss: Callable[[MicroBatch], LossOutput]
     ) -> tuple[float, dict[str, float], list[str]]:
         """Gradients only: the loss, the metrics (both global) and the ids of samples whose loss was not finite."""
-        sums: dict[str, Tensor] = {}
+        sums: dict[str, Any] = {}
         offending: list[str] = []
         for number, batch in enumerate(batches):
             with self._synchronised(number == len(batches) - 1):
@@ -92,7 +95,7 @@ class Update:
                 # ranks average their gradients, but parts of the loss add up: undo the average
                 self.accelerator.backward(output.loss * self.accelerator.num_processes)
             for name, value in {"loss": output.loss, **output.metrics}.items():
-                sums[name] = sums.get(name, torch.zeros((), dtype=torch.float64)) + value.detach().double().cpu()
+                sums[name] = sums.get(name, 0.0) + value.detach().double()
         totals = self._reduced(sums)
         return totals.pop("loss"), totals, gather_lists(self.accelerator, offending)
 

@@ -59,9 +59,10 @@ def test_a_loss_that_is_not_finite_is_skipped_named_and_stops_the_run(tmp_path: 
     result = trainer.update.run(trainer.update.micro_batches(SAMPLES), poisoned, 1e-3)
     assert (result.applied, result.offending_samples) == (False, ["c"])
     assert all(torch.equal(before[name], value) for name, value in weights(trainer).items())
-    trainer.guard(result)
+    trainer.guard(trainer.update, result)
+    result = trainer.update.run(trainer.update.micro_batches(SAMPLES), poisoned, 1e-3)
     with pytest.raises(TrainingDiverged, match=r"2 updates in a row .*samples: c\)"):
-        trainer.guard(result)
+        trainer.guard(trainer.update, result)
 
 
 def test_a_gradient_that_is_not_finite_is_skipped_too(tmp_path: Path, tiny_model_folder: Path) -> None:
@@ -80,10 +81,37 @@ def test_a_gradient_that_is_not_finite_is_skipped_too(tmp_path: Path, tiny_model
 
 def test_a_finite_update_ends_the_row(tmp_path: Path, tiny_model_folder: Path) -> None:
     trainer = make(tmp_path, tiny_model_folder)
-    trainer.skipped_updates = 1
+    trainer.update.skipped = 1
     metrics = trainer.update_policy(list(SAMPLES))
-    assert trainer.skipped_updates == 0
+    assert trainer.update.skipped == 0
     assert metrics["policy/gradient_norm"] > 0
+
+
+def test_minibatches_are_updates_of_their_own(tmp_path: Path, tiny_model_folder: Path) -> None:
+    whole = make(tmp_path / "whole", tiny_model_folder, minibatches_per_step=2)
+    metrics = whole.update_policy(list(SAMPLES))
+    halves = make(tmp_path / "halves", tiny_model_folder, minibatches_per_step=2)
+    middle = len(SAMPLES) // 2
+    for part in (SAMPLES[:middle], SAMPLES[middle:]):
+        minibatch = halves.minibatch(list(part))
+        halves.enter(minibatch)
+        for batch in minibatch.batches:
+            halves.prepare(batch)
+        halves.update.run(minibatch.batches, halves.policy_loss, halves.learning_rate)
+    assert metrics["batch/samples"] == sum(any(sample.token_weights) for sample in SAMPLES)
+    assert all(torch.equal(weights(whole)[name], value) for name, value in weights(halves).items())
+
+
+def test_steps_without_gradient_are_counted_and_stop_the_run(tmp_path: Path, tiny_model_folder: Path) -> None:
+    trainer = make(tmp_path, tiny_model_folder, max_empty_steps=3)
+    trainer.update_policy([])
+    trainer.update_policy([])
+    trainer.update_policy(list(SAMPLES))
+    assert trainer.empty_steps == 0
+    trainer.update_policy([])
+    trainer.update_policy([])
+    with pytest.raises(TrainingDiverged, match="nothing to learn from in 3 steps in a row"):
+        trainer.update_policy([])
 
 
 @pytest.mark.parametrize("loss", ["grpo", "dapo", "dr_grpo"])
