@@ -28,8 +28,15 @@ def train(
         print_plan(loaded)
     else:
         from posttrain.build import is_first_rank, run_job
+        from posttrain.errors import Interrupted
         from posttrain.report.terminal import print_next_steps
+        from posttrain.training.accelerator import leave_process_group
 
-        summary = run_job(loaded, resume)
+        try:
+            summary = run_job(loaded, resume)
+        except Interrupted:  # on every rank, unlike a failure
+            leave_process_group()
+            raise
+        leave_process_group()
         if is_first_rank():
             print_next_steps(summary)

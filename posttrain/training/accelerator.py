@@ -35,6 +35,12 @@ def make_accelerator(trackers: list[str], folder: str, max_grad_norm: float) -> 
     return accelerator
 
 
+def leave_process_group() -> None:
+    """End the communication with the other ranks, if there are any. Its threads abort a process that ends first."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
 def gather_lists(accelerator: Accelerator, items: list[Any]) -> list[Any]:
     """The items of all ranks, in rank order, on every rank."""
     return items if accelerator.num_processes == 1 else gather_object(items)
