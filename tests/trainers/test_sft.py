@@ -11,16 +11,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from posttrain.data.chat import PromptEncoder
 from posttrain.errors import DataError, Interrupted
-from posttrain.trainers.sft import (
-    NOT_IN_LOSS,
-    Session,
-    SFTTrainer,
-    demonstration_rows,
-    drawn_order,
-    fewest_micro_batches,
-    packed_batch,
-)
+from posttrain.trainers.sft import NOT_IN_LOSS, SFTTrainer, demonstration_rows, packed_batch
 from posttrain.trainers.sft_config import SFTConfig
+from posttrain.trainers.trl_session import Session, drawn_order, fewest_micro_batches
 from posttrain.training.model_config import LoRAConfig, ModelConfig
 from posttrain.training.run_config import RunConfig
 from posttrain.training.run_log import read_metrics
