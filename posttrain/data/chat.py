@@ -1,7 +1,7 @@
 """From an example's prompt to token ids, once; after this nothing is tokenized again."""
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from posttrain.errors import DataError
 from posttrain.types import Example
@@ -56,17 +56,38 @@ class PromptEncoder:
         ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False)
         return ids
 
-    def _conversation_ids(self, example: Example) -> list[int]:
-        from jinja2 import TemplateError
+    def judged_ids(self, example: Example, completion: str, finished: bool = True) -> tuple[list[int], int]:
+        """What a reward model reads, and the index of the completion's first token: the prompt, the completion, and
+        what ends a turn. The chat template is applied once, to the whole conversation; after a plain-text prompt the
+        turn ends with the EOS token. Of a completion that is not ``finished``, the last token is its own.
 
+        Raises:
+            DataError: as ``prompt_ids`` does.
+        """
+        prompt = self.prompt_ids(example)
+        if not finished:
+            return prompt + self.completion_ids(completion), len(prompt)
+        if isinstance(example.prompt, str):
+            return [*prompt, *self.completion_ids(completion), self.tokenizer.eos_token_id], len(prompt)
+        conversation = [*example.prompt, {"role": "assistant", "content": completion}]
+        ids = self._template_ids(example, conversation, add_generation_prompt=False)
+        differing = (place for place, pair in enumerate(zip(prompt, ids, strict=False)) if pair[0] != pair[1])
+        return ids, next(differing, len(prompt))
+
+    def _conversation_ids(self, example: Example) -> list[int]:
         if not self.tokenizer.chat_template:
             raise DataError(
                 f"example {example.id!r} is a conversation, but the tokenizer of {self.tokenizer.name_or_path!r} "
                 "has no chat template; use plain-text prompts, or a model whose tokenizer has one"
             )
+        return self._template_ids(example, example.prompt, add_generation_prompt=True)
+
+    def _template_ids(self, example: Example, messages: Any, add_generation_prompt: bool) -> list[int]:
+        from jinja2 import TemplateError
+
         try:
             ids: list[int] = self.tokenizer.apply_chat_template(
-                example.prompt, add_generation_prompt=True, tokenize=True, return_dict=False
+                messages, add_generation_prompt=add_generation_prompt, tokenize=True, return_dict=False
             )
         except TemplateError as error:
             raise DataError(f"the chat template refuses the messages of example {example.id!r}: {error}") from error

@@ -83,3 +83,19 @@ def test_prompt_format() -> None:
 def test_prompt_format_that_cannot_be(keys: dict[str, str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         PromptFormat.model_validate(keys)
+
+
+def test_a_reward_model_reads_the_template_once_and_knows_where_the_completion_starts(
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    encoder, example = PromptEncoder(tokenizer), conversation(("user", "1+2="))
+    ids, start = encoder.judged_ids(example, "3")
+    assert tokenizer.decode(ids) == "<|user|>1+2=<|end|><|assistant|>3<|end|>"
+    assert tokenizer.decode(ids[start:]) == "3<|end|>"
+    partial, start = encoder.judged_ids(example, "3", finished=False)
+    assert (partial, tokenizer.decode(partial[start:])) == (ids[:-1], "3")
+
+
+def test_a_reward_model_reads_plain_text_and_the_end(tokenizer: PreTrainedTokenizerBase) -> None:
+    ids, start = PromptEncoder(tokenizer).judged_ids(Example(id="e1", prompt="1+2="), "3")
+    assert (tokenizer.decode(ids), start) == ("1+2=3<|end|>", 4)
