@@ -3,6 +3,8 @@
 from posttrain.config import component_union
 from posttrain.tasks.arithmetic import ArithmeticConfig
 from posttrain.tasks.gsm8k import GSM8KConfig
+from posttrain.tasks.preference import PreferenceConfig
 from posttrain.tasks.rows import RowsConfig
+from posttrain.tasks.totals_preference import TotalsPreferenceConfig
 
-TaskConfig = component_union(ArithmeticConfig, GSM8KConfig, RowsConfig)
+TaskConfig = component_union(ArithmeticConfig, GSM8KConfig, RowsConfig, PreferenceConfig, TotalsPreferenceConfig)

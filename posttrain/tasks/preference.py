@@ -1,0 +1,130 @@
+"""Preferences as data: for a prompt, completions ranked best first."""
+
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from posttrain.data.dataset import DatasetConfig, LoadedExamples, collect_examples
+from posttrain.data.fields import FIELDS, FieldError, example_from_values
+from posttrain.data.rows import Row, read_rows
+from posttrain.rewards.reward import Reward
+from posttrain.tasks.file_task import FileTask, FileTaskConfig
+from posttrain.types import Example, Message
+
+TURN = re.compile(r"\n\n(Human|Assistant):")
+ROLES = {"Human": "user", "Assistant": "assistant"}
+
+
+class PreferenceConfig(FileTaskConfig):
+    """For example ``{type: preference, path: pairs.jsonl.gz, eval_fraction: 0.1}``.
+
+    A row is one of: ``prompt``, ``chosen`` and ``rejected`` (texts, or lists with the assistant's message); two whole
+    conversations ``chosen`` and ``rejected``, as messages or as text in the form of HH-RLHF (arXiv 2204.05862), that
+    differ in the last answer; ``prompt`` and ``candidates``, best first. ``margin`` says by how much a pair differs.
+    """
+
+    type: Literal["preference"] = "preference"
+    chosen_column: str = "chosen"
+    rejected_column: str = "rejected"
+    margin_column: str = Field(default="margin", description="a number; rows without it have margin 0")
+
+    def build(self) -> "PreferenceTask":
+        """The task; its files are read when its examples are first asked for."""
+        return PreferenceTask(self)
+
+
+class PreferenceTask(FileTask):
+    """Examples with ``candidates``, at least two and all different; a pair's margin is in ``metadata["margin"]``."""
+
+    config: PreferenceConfig
+
+    def load(self, config: DatasetConfig) -> LoadedExamples:
+        columns = {name: name for name in FIELDS if name != "task"} | config.columns
+        stem = Path(config.path).name.split(".")[0]
+
+        def convert(row: Row) -> Example:
+            values = self._ranked(row.values, columns["prompt"], columns["candidates"])
+            example = example_from_values(
+                values, columns, {"prompt", "candidates"}, config.format, default_id=f"{stem}:{row.number}"
+            )
+            example.task = "preference"
+            return checked(example, columns["candidates"])
+
+        rows = read_rows(config.path, config.name, config.split, config.revision)
+        return collect_examples(config.path, rows, convert, config.bad_rows)
+
+    def reward(self) -> Reward | None:
+        """None: preferences judge no new completion."""
+        return None
+
+    def _ranked(self, values: Mapping[str, Any], prompt: str, candidates: str) -> dict[str, Any]:
+        """``values`` with the pair as two candidates, and a margin under that name."""
+        chosen, rejected, margin = self.config.chosen_column, self.config.rejected_column, self.config.margin_column
+        others = {name: value for name, value in values.items() if name not in (chosen, rejected, margin)}
+        if values.get(margin) is not None:
+            others["margin"] = finite(values[margin], margin)
+        if candidates in values:
+            return others
+        sides = [conversation(values.get(name), name) for name in (chosen, rejected)]
+        if prompt not in values:
+            shared = sides[0][:-1]
+            if not shared or sides[1][:-1] != shared:
+                raise FieldError(chosen, chosen, f"and {rejected!r} are not conversations that differ in one answer")
+            others[prompt] = shared
+        elif any(len(side) != 1 for side in sides):
+            raise FieldError(chosen, chosen, f"or {rejected!r} has several turns beside a prompt; give one answer")
+        return others | {candidates: [side[-1]["content"] for side in sides]}
+
+
+def conversation(value: Any, column: str) -> list[Message]:
+    """The messages of one side of a pair: a list as it is, text in HH-RLHF's form by its turns, other text as one
+    answer.
+
+    Raises:
+        FieldError: it is neither, or does not end with the assistant.
+    """
+    if isinstance(value, str):
+        before, *turns = TURN.split(value)
+        if before.strip() or not turns:
+            return [{"role": "assistant", "content": value}]
+        texts = zip(turns[::2], turns[1::2], strict=True)
+        messages = [{"role": ROLES[who], "content": text.strip()} for who, text in texts]
+    elif isinstance(value, list) and all(
+        isinstance(each, dict) and {"role", "content"} <= each.keys() for each in value
+    ):
+        messages = [{"role": each["role"], "content": each["content"]} for each in value]
+    else:
+        raise FieldError(column, column, "is missing" if value is None else "is neither text nor a list of messages")
+    if not messages or messages[-1]["role"] != "assistant":
+        raise FieldError(column, column, "does not end with the assistant's answer")
+    return messages
+
+
+def checked(example: Example, column: str) -> Example:
+    """``example``, if its candidates can be told apart.
+
+    Raises:
+        FieldError: there are fewer than two, or two are equal.
+    """
+    if len(set(example.candidates)) < max(2, len(example.candidates)):
+        raise FieldError("candidates", column, "has two equal completions, or fewer than two: nothing is preferred")
+    return example
+
+
+def finite(value: Any, column: str) -> float:
+    """A number as a float.
+
+    Raises:
+        FieldError: it is none, or not finite.
+    """
+    try:
+        number = float(value)
+    except (TypeError, ValueError) as error:
+        raise FieldError("margin", column, f"is {value!r}, not a number") from error
+    if not math.isfinite(number):
+        raise FieldError("margin", column, f"is {number}, not a finite number")
+    return number
