@@ -23,6 +23,8 @@ class RewardOutput:
     """A finite ``score`` with its named ``parts``; or ``error`` and ``message``, why it could not be judged, with
     ``score`` None. A failure is never a score of 0.
 
+    ``token_scores``, where the reward has them, are one for each completion token.
+
     ``score`` None without an error: the reward does not apply to this example. A weighted sum leaves that part out;
     where nothing applies, ``score_checked`` makes it an error.
     """
@@ -31,6 +33,7 @@ class RewardOutput:
     parts: dict[str, float] = field(default_factory=dict)
     error: ErrorKind | None = None
     message: str = ""
+    token_scores: list[float] = field(default_factory=list)
 
 
 @runtime_checkable
