@@ -12,6 +12,7 @@ from typing import Any
 
 from posttrain.config_file import parse_yaml
 from posttrain.report.formats import count, duration, number
+from posttrain.report.histograms import scores_section
 from posttrain.report.page_data import curves, not_finite, samples
 from posttrain.training.run_folder import JOB_FILE
 from posttrain.training.run_log import ENVIRONMENT_FILE, METRICS_FILE, read_metrics, replace_file
@@ -57,6 +58,7 @@ def render(folder: Path) -> str:
         status=_status(metrics, _total_steps(job)),
         facts=html.escape(" · ".join([*_facts(job), f"last written {written:%Y-%m-%d %H:%M} UTC"])),
         headline="\n".join(_tile(*tile) for tile in headline(metrics, _total_steps(job))),
+        scores=scores_section(folder),
         job=html.escape(job_yaml or "This run was started from Python: it has no job file."),
         environment=_environment(folder),
     )

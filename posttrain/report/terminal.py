@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 WIDTH = 80
 SECONDS_BETWEEN_LINES = 10.0
-ACCURACY, REWARD, LOSS = "eval/accuracy", "reward/mean", "policy/loss"
+ACCURACY, REWARD = "eval/accuracy", "reward/mean"
+LOSSES = ("policy/loss", "reward_model/loss")
 SPEEDS = ("speed/generated_tokens_per_second", "speed/trained_tokens_per_second")
 
 
@@ -145,7 +146,8 @@ class TrainingDisplay:
     def _fields(self) -> list[str]:
         digits = len(str(self.total_steps))
         speed = next((self.latest[name] for name in SPEEDS if name in self.latest), math.nan)
-        outcome = ("reward", REWARD) if REWARD in self.latest else ("loss", LOSS)
+        loss = next((name for name in LOSSES if name in self.latest), LOSSES[0])
+        outcome = ("reward", REWARD) if REWARD in self.latest else ("loss", loss)
         left = self.seconds_left()
         return [
             f"{self.step:>{digits}}/{self.total_steps}",

@@ -93,8 +93,8 @@ def load_causal_lm(path: str | Path, config: ModelConfig) -> nn.Module:
     return model
 
 
-def add_adapter(causal_lm: Any, config: LoRAConfig) -> nn.Module:
-    """Wrap ``causal_lm`` in a PEFT LoRA adapter; only the adapter is trained."""
+def add_adapter(causal_lm: Any, config: LoRAConfig, task_type: str = "CAUSAL_LM") -> nn.Module:
+    """Wrap ``causal_lm`` in a PEFT LoRA adapter; only the adapter is trained (and the head of a "SEQ_CLS" model)."""
     from peft import LoraConfig, get_peft_model
 
     if hasattr(causal_lm, "enable_input_require_grads"):
@@ -106,7 +106,7 @@ def add_adapter(causal_lm: Any, config: LoRAConfig) -> nn.Module:
             lora_alpha=config.alpha,
             lora_dropout=config.dropout,
             target_modules=config.target_modules,
-            task_type="CAUSAL_LM",
+            task_type=task_type,
         ),
     )
 
