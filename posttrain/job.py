@@ -24,6 +24,8 @@ from posttrain.rollout.config import EngineConfig, TransformersEngineConfig
 from posttrain.tasks.config import TaskConfig
 from posttrain.trainers.grpo_config import GRPOConfig
 from posttrain.trainers.oreal_config import OREALConfig
+from posttrain.trainers.raft_config import RAFTConfig
+from posttrain.trainers.reward_model_config import RewardModelConfig
 from posttrain.trainers.sft_config import SFTConfig
 from posttrain.training.model_config import ModelConfig
 from posttrain.training.run_config import RunConfig
@@ -33,15 +35,18 @@ TrainerConfigT = TypeVar("TrainerConfigT", bound=Config)
 # method -> the class of `trainer:`, and the trainer itself, which is imported only when it is built
 METHODS: dict[str, tuple[type[Config], str]] = {
     "oreal": (OREALConfig, "posttrain.trainers.oreal:OREALTrainer"),
+    "raft": (RAFTConfig, "posttrain.trainers.raft:RAFTTrainer"),
     "grpo": (GRPOConfig, "posttrain.trainers.grpo:GRPOTrainer"),
     "sft": (SFTConfig, "posttrain.trainers.sft:SFTTrainer"),
+    "reward_model": (RewardModelConfig, "posttrain.trainers.reward_model:RewardModelTrainer"),
 }
+SAMPLE_NOTHING = ("sft", "reward_model")  # they learn from their data alone: no engine, no reward, no warm start
 
 
 class Job(Config, Generic[TrainerConfigT]):
     """Everything that a run depends on. ``Job[OREALConfig]`` is the job whose ``trainer`` section is OREAL's."""
 
-    method: str = Field(description="oreal, grpo, sft, or package.module:Name of a trainer class with config_class")
+    method: str = Field(description="a method, or package.module:Name of a trainer class with config_class")
     model: ModelConfig
     data: TaskConfig
     engine: EngineConfig = Field(default_factory=TransformersEngineConfig)
@@ -57,10 +62,10 @@ class Job(Config, Generic[TrainerConfigT]):
 
     @model_validator(mode="after")
     def _sections_fit(self) -> "Job[TrainerConfigT]":
-        if self.method == "sft" and self.warm_start is not None:
-            raise ValueError("warm_start is for methods that sample from their policy; with method sft, drop it")
-        if self.method == "sft" and self.reward is not None:
-            raise ValueError("reward is not used by method sft, which learns from demonstrations; drop it")
+        if self.method in SAMPLE_NOTHING and self.warm_start is not None:
+            raise ValueError(f"warm_start is for methods that sample from their policy; with {self.method}, drop it")
+        if self.method in SAMPLE_NOTHING and self.reward is not None:
+            raise ValueError(f"reward is not used by method {self.method}, which learns from its data alone; drop it")
         if self.run.warm_start_folder is not None and self.warm_start is None:
             raise ValueError("run.warm_start_folder keeps a warm-started model, but there is no warm_start section")
         if self.model.attention != "packed_sdpa" and self.model.dtype == "float32":

@@ -15,7 +15,9 @@ class BudgetConfig(Config):
     """What every arm may spend on training, warm start apart; checked against what it logged."""
 
     kind: Literal["steps", "rollouts", "training_tokens", "seconds"]
-    value: float = Field(gt=0, description="of one run; kind steps sets trainer.steps")
+    value: float = Field(
+        gt=0, description="of one run; kind steps sets trainer.steps, training_tokens trainer.max_trained_tokens"
+    )
     tolerance: float = Field(default=0.05, ge=0, description="relative difference that still counts as equal")
 
 

@@ -91,6 +91,8 @@ def arm_job(comparison: Comparison, arm: str, seed: int, folder: Path) -> Job[An
     changes = dict(overrides(config.arms[arm]))
     if config.budget.kind == "steps":
         changes.setdefault("trainer.steps", str(round(config.budget.value)))
+    if config.budget.kind == "training_tokens":
+        changes.setdefault("trainer.max_trained_tokens", str(round(config.budget.value)))
     changes |= {"run.seed": str(seed), "run.folder": json.dumps(str(folder / arm))}
     if WARM_START in config.shared:
         changes["run.warm_start_folder"] = json.dumps(str(folder / WARM_START))

@@ -43,6 +43,16 @@ def clipped_policy_loss(
     return losses, clipped
 
 
+def clip_before_reward_loss(
+    logprobs: Tensor, behaviour_logprobs: Tensor, rewards: Tensor, clip_low: float, clip_high: float
+) -> tuple[Tensor, Tensor]:
+    """The clipped loss as eq. 5 of arXiv 2504.11343 prints it: ``-min(ratio, clip(ratio)) r``, the minimum taken before
+    the reward, which holds a negative token where it should let go. Arguments and result as ``clipped_policy_loss``."""
+    ratio = torch.exp(logprobs - behaviour_logprobs.detach())
+    clipped = torch.minimum(ratio, ratio.clamp(1 - clip_low, 1 + clip_high))
+    return -clipped * rewards, ratio > 1 + clip_high
+
+
 def sample_scales(
     trained_lengths: Tensor,
     aggregation: Aggregation,

@@ -1,7 +1,7 @@
 """Gathering a step's rollouts: while the engine still generates, finished groups are scored on another thread."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -20,15 +20,27 @@ class CollectionTimes:
 
 
 def collect_groups(
-    engine: RolloutEngine, requests: Sequence[RolloutRequest], reward: Reward
+    engine: RolloutEngine,
+    requests: Sequence[RolloutRequest],
+    reward: Reward,
+    on_scored: Callable[[RolloutGroup], None] | None = None,
 ) -> tuple[list[RolloutGroup], CollectionTimes]:
-    """Sample ``requests`` and score them, one whole group a call: the groups in order of their number."""
+    """Sample ``requests`` and score them, one whole group a call: the groups in order of their number.
+
+    ``on_scored`` is called with each group once it is scored, on the scoring thread.
+    """
+
+    def score(group: RolloutGroup) -> None:
+        record_scores(group.rollouts, score_checked(reward, reward_inputs(group)))
+        if on_scored is not None:
+            on_scored(group)
+
     by_id = {request.id: request for request in requests}
     expected: dict[int, int] = {}
     for request in requests:
         expected[request.group] = expected.get(request.group, 0) + request.n
     groups: dict[int, RolloutGroup] = {request.group: RolloutGroup(request.example, []) for request in requests}
-    scores: dict[int, Future[list[RewardOutput]]] = {}
+    scoring: list[Future[None]] = []
     started = time.perf_counter()
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="reward") as executor:
         engine.submit(requests)
@@ -38,10 +50,10 @@ def collect_groups(
             group.rollouts.append(rollout)
             if len(group.rollouts) == expected[number]:
                 group.rollouts.sort(key=lambda r: (r.request_id, r.index))
-                scores[number] = executor.submit(score_checked, reward, reward_inputs(group))
+                scoring.append(executor.submit(score, group))
         generated = time.perf_counter()
-        for number, future in scores.items():
-            record_scores(groups[number].rollouts, future.result())
+        for future in scoring:
+            future.result()
     times = CollectionTimes(generated - started, time.perf_counter() - generated)
     return [groups[number] for number in sorted(groups)], times
 

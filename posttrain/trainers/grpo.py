@@ -87,8 +87,7 @@ class GRPOTrainer(PolicyTrainer):
         super().prepare(batch)
         if self.behaviour_is_exact:
             return
-        with torch.no_grad():
-            old = self.update.model(batch)[0]
+        old = self.trainer_logprobs(batch)
         if self.config.importance_correction != "none":
             batch.weights = batch.weights * importance_weights(
                 old,
@@ -102,12 +101,9 @@ class GRPOTrainer(PolicyTrainer):
     @property
     def behaviour_is_exact(self) -> bool:
         """Whether the old policy's log-probs are known without a forward pass: with one update per batch the ratio is
-        1 whatever they are, and a float32 engine that samples the full distribution reports them to rounding."""
-        if self.config.importance_correction != "none":
-            return False
-        sampling = self.config.sampling
-        full = sampling.top_p == 1.0 and sampling.top_k == 0 and sampling.temperature > 0
-        return self.config.one_update or (full and self.model_config.dtype == "float32")
+        1 whatever they are."""
+        corrected = self.config.importance_correction != "none"
+        return not corrected and (self.config.one_update or self.engine_logprobs_are_exact)
 
     def loss(self, logprobs: Tensor, entropy: Tensor, batch: MicroBatch) -> LossOutput:
         """The clipped objective above."""

@@ -65,7 +65,7 @@ def run_training(trainer: "PolicyTrainer", resume: str | None) -> TrainingSummar
         with stop_on_sigterm() as stop:
             with session.display:
                 session.start()
-                while trainer.step < trainer.config.steps:
+                while not trainer.finished:
                     session.run_step()
                     if session.any_rank(stop.received):
                         session.save()
@@ -120,7 +120,7 @@ class Session:
         metrics, groups, samples = self.trainer.train_step()
         metrics["time/step"] = time.perf_counter() - started
         config, step = self.trainer.config, self.trainer.step
-        if step == config.steps or (config.eval_every and step % config.eval_every == 0):
+        if self.trainer.finished or (config.eval_every and step % config.eval_every == 0):
             self.last = self.trainer.evaluate()
             metrics |= self.last
         if self.log is not None and config.log_rollouts_every and step % config.log_rollouts_every == 0:

@@ -13,6 +13,9 @@ class PolicyTrainerConfig(Config):
     ``updates_per_step`` x ``minibatches_per_step`` = optimizer updates per step."""
 
     steps: int = Field(default=100, ge=1, description="collect-and-update steps")
+    max_trained_tokens: int | None = Field(
+        default=None, ge=1, description="end after the step that reaches it; null: train all steps"
+    )
     prompts_per_step: int = Field(default=64, ge=1, description="prompts sampled in a step, over all ranks")
     rollouts_per_prompt: int = Field(default=8, ge=1, description="rollouts of one prompt: the group size")
     tokens_per_micro_batch: int = Field(

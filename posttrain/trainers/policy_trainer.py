@@ -9,7 +9,7 @@ A method is a subclass that overrides only what its paper changes.
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -95,6 +95,7 @@ class PolicyTrainer:
         self.step = 0
         self.planned = 0
         self.empty_steps = 0
+        self.trained_tokens = 0
         self.updates: list[Update] = []
         self.timings: dict[str, float] = {}
 
@@ -128,10 +129,17 @@ class PolicyTrainer:
             samples, metrics = self.before_update(samples)
             metrics |= self.update_policy(samples)
         self.step += 1
+        self.trained_tokens += int(metrics.get("batch/trained_tokens", 0))
         with self.timed("sync"):
             self.engine.wake()
             self.sync()
         return metrics | rollout_metrics(groups, self.timings), groups, samples
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run's steps, or its budget of trained tokens, are used up."""
+        budget = self.config.max_trained_tokens
+        return self.step >= self.config.steps or (budget is not None and self.trained_tokens >= budget)
 
     # ---- hooks: what a method may change ------------------------------------------------------------------------
 
@@ -150,11 +158,17 @@ class PolicyTrainer:
         """How it is gathered: by default this rank samples and scores its share; every rank gets all groups."""
         requests = self.plan(examples)
         mine = requests[self.accelerator.process_index :: self.accelerator.num_processes]
-        groups, times = collect_groups(self.engine, mine, self.reward)
+        gathered = gather_lists(self.accelerator, self.sample(mine))
+        return sorted(gathered, key=lambda group: group.rollouts[0].request_id)
+
+    def sample(
+        self, requests: Sequence[RolloutRequest], on_scored: Callable[[RolloutGroup], None] | None = None
+    ) -> list[RolloutGroup]:
+        """Sample and score ``requests`` on this rank."""
+        groups, times = collect_groups(self.engine, requests, self.reward, on_scored)
         self.timings["generate"] = self.timings.get("generate", 0.0) + times.generate
         self.timings["score"] = self.timings.get("score", 0.0) + times.score
-        gathered = gather_lists(self.accelerator, groups)
-        return sorted(gathered, key=lambda group: group.rollouts[0].request_id)
+        return groups
 
     def assign_credit(self, groups: Sequence[RolloutGroup]) -> list[TrainingSample]:
         """Which tokens are pushed, and how hard."""
@@ -202,7 +216,7 @@ class PolicyTrainer:
         minibatches = [part for part in map(self.minibatch, self.minibatches(samples)) if part.batches]
         metrics = {
             "batch/samples": float(sum(part.samples for part in minibatches)),
-            "batch/trained_tokens": float(sum(part.tokens for part in minibatches)),
+            "batch/trained_tokens": float(sum(part.tokens for part in minibatches) * self.config.updates_per_step),
             "batch/micro_batches": float(sum(len(part.batches) for part in minibatches)),
             "policy/learning_rate": self.learning_rate,
         }
@@ -250,6 +264,20 @@ class PolicyTrainer:
                 "rewards tell one rollout from another, or none was accepted. Choose easier prompts, a reward with "
                 "more spread, or more trainer.rollouts_per_prompt; trainer.max_empty_steps sets the patience."
             )
+
+    def trainer_logprobs(self, batch: MicroBatch) -> Tensor:
+        """Log-probs [M] of the trained tokens under the policy as it is, without gradient."""
+        with torch.no_grad():
+            logprobs: Tensor = self.update.model(batch)[0]
+        return logprobs
+
+    @property
+    def engine_logprobs_are_exact(self) -> bool:
+        """Whether the engine reports the log-probs of the trained distribution to rounding: in float32, and sampling
+        from all of it."""
+        sampling = self.config.sampling
+        full = sampling.top_p == 1.0 and sampling.top_k == 0 and sampling.temperature > 0
+        return full and self.model_config.dtype == "float32"
 
     def policy_loss(self, batch: MicroBatch) -> LossOutput:
         """Forward the micro-batch and apply the method's loss; entropy and the mismatch to the engine come along."""
@@ -370,6 +398,7 @@ class PolicyTrainer:
         return {
             "step": self.step,
             "empty_steps": self.empty_steps,
+            "trained_tokens": self.trained_tokens,
             "skipped_updates": [update.skipped for update in self.updates],
             "sampler": self.sampler.state_dict(),
             "errors": self.errors.state_dict(),
@@ -379,6 +408,7 @@ class PolicyTrainer:
         """Restore ``state_dict``."""
         self.step = state["step"]
         self.empty_steps = state["empty_steps"]
+        self.trained_tokens = state["trained_tokens"]
         for update, skipped in zip(self.updates, state["skipped_updates"], strict=True):
             update.skipped = skipped
         self.sampler.load_state_dict(state["sampler"])

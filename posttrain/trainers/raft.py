@@ -1,0 +1,175 @@
+"""RAFT: sample, rank by reward, fine-tune on the best (arXiv 2304.06767), and RAFT++ (arXiv 2504.11343)."""
+
+import math
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from posttrain.objectives.divergences import kl_estimate
+from posttrain.objectives.policy_losses import clip_before_reward_loss, clipped_policy_loss, sample_scales
+from posttrain.objectives.ranking import all_best, best, global_top, kl_rank_keys, mixed_group_weights
+from posttrain.rollout.seeds import derive_seed
+from posttrain.trainers.candidates import Candidates
+from posttrain.trainers.credit import training_sample
+from posttrain.trainers.policy_trainer import PolicyTrainer
+from posttrain.trainers.raft_config import RAFTConfig
+from posttrain.trainers.ranked import RankedGroup, completion_logprobs, write_ranked
+from posttrain.training.collected import CollectedGroups
+from posttrain.training.model import PolicyModel
+from posttrain.training.packing import MicroBatch
+from posttrain.training.update import LossOutput
+from posttrain.types import Rollout, RolloutGroup, RolloutRequest, TrainingSample
+
+KEPT, REJECTED = "kept", "rejected"
+
+
+class RAFTTrainer(PolicyTrainer):
+    """One step is one iteration of RAFT (2304.06767, algorithm 1): K rollouts of each prompt, ranked, and the policy
+    fine-tuned on the kept set D.
+
+    ::
+
+        key  = r - kl_rank_coef (log p(y) - log p_ref(y))                                        (2304.06767, eq. 5)
+        RAFT    L = - (1/Z) sum_{y in D} sum_t log p_t                                           (2504.11343, eq. 1)
+        RAFT++  L = - (1/Z) sum_{y in D} sum_t min(s_t, clip(s_t, 1 - clip_low, 1 + clip_high))  (2504.11343, eq. 6)
+
+    with s_t = p_t / p_old,t, and Z the tokens of D (``selected_tokens``), its rollouts of equal weight (``rollouts``,
+    as eq. 6), or the tokens of everything sampled (``all_tokens``, as released).
+    """
+
+    method: ClassVar[str] = "raft"
+    config_class = RAFTConfig
+    config: RAFTConfig
+
+    def __init__(self, model: str | Path, config: RAFTConfig, **components: Any) -> None:
+        self.candidates = None
+        if config.candidates is not None:
+            self.candidates = Candidates.read(config.candidates, components["train_dataset"])
+            components["train_dataset"] = self.candidates.examples
+        super().__init__(model, config, **components)
+        self.folder = Path(self.run.folder)
+
+    def sample(self, requests: Sequence[RolloutRequest], *_: Any) -> list[RolloutGroup]:
+        """Sample, or go on with what a run that died had collected; offline, take the candidates."""
+        if self.candidates is not None:
+            return self.candidates.groups(requests, self.tokenizer, self.reward)
+        collected = CollectedGroups(self.folder / "collected", self.step, self.accelerator.process_index)
+        restored = collected.restore(requests)
+        done = {group.rollouts[0].request_id for group in restored}
+        missing = {request.id: request for request in requests if request.id not in done}
+        fresh = super().sample(
+            list(missing.values()), lambda group: collected.append(missing[group.rollouts[0].request_id], group)
+        )
+        return restored + fresh
+
+    def assign_credit(self, groups: Sequence[RolloutGroup]) -> list[TrainingSample]:
+        """Rank and select. Under ``all_tokens`` the rejected come along without weight: they count in Z."""
+        ranked = [RankedGroup.of(group, self.config.deduplicate) for group in groups]
+        if self.config.kl_rank_coef:
+            self.rank_by_kl(ranked)
+        self.select(ranked)
+        if self.accelerator.is_main_process:
+            write_ranked(self.folder / "ranked", self.step, ranked)
+        samples = [
+            training_sample(rollout, weight, KEPT if weight else REJECTED)
+            for group in ranked
+            for rollout, weight in zip(group.rollouts, group.weights, strict=True)
+        ]
+        return samples if self.config.loss_normalizer == "all_tokens" else [s for s in samples if s.objective == KEPT]
+
+    def rank_by_kl(self, ranked: Sequence[RankedGroup]) -> None:
+        """Take the KL term of eq. 5 off the keys."""
+        assert self.reference is not None
+        of_reference = completion_logprobs(self.update, self.reference, ranked)
+        for group in ranked:
+            ids = [f"{rollout.request_id}/{rollout.index}" for rollout in group.rollouts]
+            own = [math.fsum(rollout.logprobs) for rollout in group.rollouts]
+            group.keys = kl_rank_keys(group.keys, own, [of_reference[i] for i in ids], self.config.kl_rank_coef)
+
+    def select(self, ranked: Sequence[RankedGroup]) -> None:
+        """Weight 1 for what ``selection`` keeps; Reinforce-Rej (2504.11343, section 4) also weighs the wrong ones."""
+        config = self.config
+        top = global_top([group.keys for group in ranked], config.keep_fraction or 1 / config.rollouts_per_prompt)
+        for group, of_batch in zip(ranked, top, strict=True):
+            accepted = [self._accepted(rollout) for rollout in group.rollouts]
+            if config.drop_all_correct and all(accepted):
+                continue
+            match config.selection:
+                case "mixed_groups":
+                    group.weights = mixed_group_weights(accepted, config.wrong_reward, config.baseline)
+                    continue
+                case "best":
+                    kept = best(group.keys, self._ties(group))
+                case "all_best":
+                    kept = all_best(group.keys)
+                case "threshold":
+                    kept = list(range(len(accepted)))
+                case "global_top":
+                    kept = of_batch
+            for i in [i for i in kept if accepted[i]][: config.max_kept_per_prompt]:
+                group.weights[i] = 1.0
+
+    def prepare(self, batch: MicroBatch) -> None:
+        """The old policy's log-probs are the trainer's, from before the step's first update."""
+        if self.config.kl_coef:
+            super().prepare(batch)
+        if self.config.importance_sampling == "token" and not self.engine_logprobs_are_exact:
+            batch.behaviour_logprobs = self.trainer_logprobs(batch)
+
+    def loss(self, logprobs: Tensor, entropy: Tensor, batch: MicroBatch) -> LossOutput:
+        """The losses above, each token scaled by 1/Z."""
+        config, metrics = self.config, {}
+        if config.importance_sampling == "none":
+            losses = -batch.weights * logprobs
+        else:
+            old = logprobs.detach() if config.one_update else batch.behaviour_logprobs
+            high = math.inf if config.clip_high is None else config.clip_high
+            if config.clip_form == "ppo":
+                losses, clipped = clipped_policy_loss(
+                    logprobs, old, batch.weights, config.clip_low, high, config.dual_clip
+                )
+            else:
+                losses, clipped = clip_before_reward_loss(logprobs, old, batch.weights, config.clip_low, high)
+            ratio_gap = (logprobs.detach() - old).expm1().abs()
+            metrics = {
+                "policy/clip_fraction": clipped.sum() / max(1, self.tokens_run),
+                "raft/ratio_gap": ratio_gap.sum() / max(1, self.tokens_run),
+            }
+        if batch.reference_logprobs is not None:
+            kl = kl_estimate(logprobs, batch.reference_logprobs, "k3")
+            losses = losses + config.kl_coef * kl
+            metrics["policy/kl"] = kl.detach().sum() / max(1, self.counts.total.tokens)
+        losses = losses - config.entropy_coef * entropy
+        return LossOutput((losses * self._scales(batch)).sum(), metrics)
+
+    def reference_model(self) -> PolicyModel | None:
+        """The initial policy, where the rank key or the loss has a KL term."""
+        return self.frozen(self.model_path) if self.config.kl_coef or self.config.kl_rank_coef else None
+
+    def has_gradient(self, sample: TrainingSample) -> bool:
+        """A rejected rollout is run only where a KL term or an entropy bonus acts on it."""
+        acts_on_all = bool(self.config.kl_coef or self.config.entropy_coef)
+        return any(sample.token_weights) or (acts_on_all and any(sample.trained))
+
+    def _accepted(self, rollout: Rollout) -> bool:
+        threshold = self.config.accept_threshold
+        return rollout.reward is not None and (threshold is None or rollout.reward > threshold)
+
+    def _ties(self, group: RankedGroup) -> random.Random | None:
+        """The draw among equals depends only on seed, step and example."""
+        if self.config.tie_break == "first" or not group.rollouts:
+            return None
+        return random.Random(derive_seed(self.run.seed, "tie", group.rollouts[0].request_id))
+
+    def _scales(self, batch: MicroBatch) -> Tensor:
+        counted = self.counts.total if self.config.loss_normalizer == "all_tokens" else self.counts.of_objective(KEPT)
+        return sample_scales(
+            batch.trained_lengths,
+            "sequence" if self.config.loss_normalizer == "rollouts" else "token",
+            total_rollouts=counted.rollouts,
+            total_tokens=counted.tokens,
+            max_completion_tokens=self.config.sampling.max_completion_tokens,
+        )[batch.sample_index]
