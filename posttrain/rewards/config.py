@@ -6,12 +6,15 @@ from typing import TYPE_CHECKING
 from pydantic import ConfigDict
 
 from posttrain.config import CustomConfig, component_union, load_object
+from posttrain.rewards.bleu import BleuConfig, BleuRougeConfig
 from posttrain.rewards.composition import GateConfig, RouteConfig, WeightedPart, WeightedSumConfig
 from posttrain.rewards.exact_integer import ExactIntegerConfig
 from posttrain.rewards.format import FormatConfig
 from posttrain.rewards.math_answer import MathAnswerConfig
 from posttrain.rewards.on_error import BaseRewardConfig
 from posttrain.rewards.overlong import OverlongConfig
+from posttrain.rewards.reference import ChrfConfig, ExactMatchConfig, RougeLConfig, TokenF1Config
+from posttrain.rewards.remote import RemoteConfig
 from posttrain.rewards.reward import Reward
 from posttrain.rewards.shuffled import ShuffledConfig
 from posttrain.rewards.trl_function import TRLFunctionConfig, TRLFunctionReward
@@ -45,10 +48,17 @@ else:
         FormatConfig,
         OverlongConfig,
         TRLFunctionConfig,
+        BleuConfig,
+        BleuRougeConfig,
+        ChrfConfig,
+        RougeLConfig,
+        ExactMatchConfig,
+        TokenF1Config,
         WeightedSumConfig,
         GateConfig,
         RouteConfig,
         ShuffledConfig,
+        RemoteConfig,
         custom=CustomRewardConfig,
     )
 

@@ -1,0 +1,59 @@
+"""Where in a completion the n-grams are that a reference shares: what a page highlights."""
+
+import re
+from collections.abc import Sequence
+
+from posttrain.rewards.bleu_score import count_references, evaluate_bleu, match, ngrams
+from posttrain.rewards.bleu_tokenizer import Tokenizer, TokenizerName, load_tokenizer
+
+# How text may spell a character of a 13a token, and what 13a takes out of it.
+_SPELLED_13A = {'"': '(?:&quot;|")', "&": "(?:&amp;|&)", "<": "(?:&(?:amp;)?lt;|<)", ">": "(?:&(?:amp;)?gt;|>)"}
+_REMOVED_13A = r"(?:-\n|<skipped>)"
+
+
+def matched_spans(
+    completion: str, reference: str, order: int, tokenize: TokenizerName = "13a", lowercase: bool = False
+) -> list[tuple[int, int]]:
+    """The character spans ``[start, end)`` of ``completion`` that n-grams of ``order`` tokens cover which are in
+    ``reference`` too; in order, overlapping ones joined. Every occurrence counts, also where BLEU clips."""
+    split = load_tokenizer(tokenize)
+    tokens = split(completion)
+    known = set(ngrams(_cased(split(reference), lowercase), order))
+    places = _token_spans(completion, tokens, is_13a=tokenize == "13a")
+    spans: list[tuple[int, int]] = []
+    for position, ngram in enumerate(ngrams(_cased(tokens, lowercase), order)):
+        if ngram in known:
+            start, end = places[position][0], places[position + order - 1][1]
+            if spans and start <= spans[-1][1]:
+                spans[-1] = (spans[-1][0], end)
+            else:
+                spans.append((start, end))
+    return spans
+
+
+def closest_reference(completion: str, references: Sequence[str], tokenize: TokenizerName = "13a") -> int:
+    """The index of the reference that alone gives ``completion`` the highest smoothed BLEU."""
+    split: Tokenizer = load_tokenizer(tokenize)
+    tokens = split(completion)
+    scores = [evaluate_bleu(match(tokens, count_references([split(reference)]))).score for reference in references]
+    return scores.index(max(scores))
+
+
+def _cased(tokens: Sequence[str], lowercase: bool) -> list[str]:
+    return [token.lower() for token in tokens] if lowercase else list(tokens)
+
+
+def _token_spans(text: str, tokens: Sequence[str], is_13a: bool) -> list[tuple[int, int]]:
+    """Where each token is in ``text``. Tokenizers put spaces in; 13a also decodes four entities and joins lines."""
+    between = rf"(?:\s|{_REMOVED_13A})*" if is_13a else r"\s*"
+    within = f"{_REMOVED_13A}*" if is_13a else ""
+    spelled = _SPELLED_13A if is_13a else {}
+    spans, position = [], 0
+    for token in tokens:
+        characters = within.join(spelled.get(character, re.escape(character)) for character in token)
+        found = re.compile(f"{between}({characters})").match(text, position)
+        if found is None:
+            raise ValueError(f"token {token!r} is not in the text at character {position}")
+        spans.append(found.span(1))
+        position = found.end()
+    return spans
