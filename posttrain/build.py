@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from posttrain.errors import JobError
-from posttrain.job import Job, trainer_class
+from posttrain.job import SAMPLE_NOTHING, Job, trainer_class
 from posttrain.rewards.reward import Reward
 from posttrain.tasks.task import Task
 from posttrain.trainers.sft_config import SFTConfig
@@ -40,7 +40,7 @@ def build_trainer(job: Job[Any], model: str | Path) -> Any:
     """The trainer of ``job``, starting from ``model``."""
     task = job.data.build()
     components: dict[str, Any] = {}
-    if job.method != "sft":
+    if job.method not in SAMPLE_NOTHING:
         components = {"reward": build_reward(job, task), "grader": task.reward(), "engine": job.engine}
     return trainer_class(job.method)(
         model,

@@ -16,6 +16,7 @@ from posttrain.rewards.checked import score_checked
 from posttrain.rewards.reward import Reward, RewardInput
 from posttrain.trainers.oreal_config import OREALConfig
 from posttrain.trainers.policy_config import PolicyTrainerConfig
+from posttrain.trainers.reward_model_config import RewardModelConfig
 from posttrain.trainers.sft_config import SFTConfig
 from posttrain.training.memory import (
     Launch,
@@ -92,6 +93,8 @@ def make_plan(job: Job[Any], launch: Launch) -> Plan:
     supervised = job.warm_start or (job.trainer if isinstance(job.trainer, SFTConfig) else None)
     if supervised is not None:
         plan.sections["Data"].append(demonstration_line(supervised, tokenizer, shape.context, train))
+    if isinstance(job.trainer, RewardModelConfig):
+        plan.sections["Data"].append(pairs_line(job.trainer, encoder, shape.context, train))
     if isinstance(job.trainer, PolicyTrainerConfig):
         plan.sections["Reward on one example"] = list(reward_lines(build_reward(job, task), train[0]))
         plan.sections["Batch"] = list(batch_lines(job.trainer, max(lengths["training"]), launch))
@@ -147,14 +150,14 @@ def shape_of(job: Job[Any], config: Any, model: Any) -> ModelShape:
     )
 
 
-def prompt_budget(job: Job[Any], context: int) -> int:
-    """Most tokens that a prompt may have: what the context leaves beside a whole completion.
+def prompt_budget(job: Job[Any], context: int) -> int | None:
+    """Most tokens that a prompt may have: what the context leaves beside a whole completion; None: it is truncated.
 
     Raises:
         JobError: it leaves nothing.
     """
     if not isinstance(job.trainer, PolicyTrainerConfig):
-        return context
+        return None if isinstance(job.trainer, RewardModelConfig) else context
     completion = job.trainer.sampling.max_completion_tokens
     budget = context - completion
     if budget < 1:
@@ -191,6 +194,24 @@ def demonstration_line(config: SFTConfig, tokenizer: Any, context: int, examples
     return "demonstrations", (
         f"{len(rows):,}, with their prompts {min(lengths)} to {max(lengths)} tokens; "
         f"{config.steps} steps of {config.batch_size} see each {rounds:.3g} times"
+    )
+
+
+def pairs_line(
+    config: RewardModelConfig, encoder: PromptEncoder, context: int, examples: Sequence[Example]
+) -> tuple[str, str]:
+    """What a reward model learns from.
+
+    Raises:
+        DataError: an example has no ranked candidates.
+    """
+    from posttrain.trainers.preference_rows import preference_pairs
+
+    pairs = preference_pairs(examples, encoder, config.max_length or context)
+    return "pairs", (
+        f"{len(pairs.rows):,}, of which {pairs.truncated:,} lose the beginning of their prompt; {pairs.left_out:,} are "
+        f"too long; {config.steps} steps of {config.batch_size} see each "
+        f"{config.steps * config.batch_size / max(1, len(pairs.rows)):.3g} times"
     )
 
 
