@@ -5,27 +5,40 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from posttrain.rewards.answer_form import MATH_WORDS
+from posttrain.rewards.answer_form import unwrapped
+from posttrain.rewards.units import COMPOUND, MATH_WORDS
 
 Step = Literal["boxed", "hash", "phrase", "last_expression"]
 STEPS: tuple[Step, ...] = ("boxed", "hash", "phrase", "last_expression")
 
 _BRACE_OR_BOX = re.compile(r"\\(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
-_PHRASE = re.compile(r"\banswer\b[^.\n]{0,60}?(?:\bis\b|\bare\b|:|=)|^[\s*_]*A[*_]*:", re.IGNORECASE | re.MULTILINE)
+_PHRASE = re.compile(
+    r"\banswer\b[^.\n]{0,60}?(?:\bis\b|\bare\b|\bbe\b|:|=)|<answer>|^[\s*_]*A[*_]*:|^[#*\s]{0,9}(?:final )?answer[*: ]*$",
+    re.IGNORECASE | re.MULTILINE,
+)
 _LEAD_IN = re.compile(
-    r"(?:[\s*_:=≈]+|(?:about|approximately|exactly|equal to|simply|just|therefore|thus|option|choice)\b)*",
+    r"(?:[\s*_:=≈→⇒]+|<\w{1,9}>|"
+    r"(?:about|approximately|exactly|equal to|simply|just|therefore|thus|option|choice)\b)*",
     re.IGNORECASE,
 )
 _LATEX = re.compile(
     r"\$\$([^$]{1,2000})\$\$|\\\[(.{1,2000}?)\\\]|\\\((.{1,2000}?)\\\)|(?<!\\)\$([^$\n]{1,2000})\$", re.DOTALL
 )
 _NUMBER = re.compile(
+    rf"(?<![\w.]){COMPOUND}|(?<![\w.])\d{{1,3}}:\d\d(?![\w:])(?:\s?[ap]\.?m\b)?|"
     r"(?<![\w.])(?:[-−+](?=\s?[$€£¥]?\.?\d))?\s?(?:\\?\$|[€£¥])?-?"
     r"(?:\d{1,3}(?:[, ]\d{3})+(?!\d)|\d+)?(?:(?<=\d)|(?=\.\d))(?:\.\d+)?"
     r"(?:\s+\d+/\d+|\s?/\s?\d+)?(?:\s?\\?%|\s(?:hundred|thousand|million|billion|trillion)\b)?"
 )
-_CHOICE = re.compile(r"\(?([A-Z])\)?(?![A-Za-z])")
-_SENTENCE_END = re.compile(r"\n|\.(?=\s|$|\*)|;|[!?](?=\s|$)|,\s(?=[a-z]{2,})")
+# A choice letter, bare or in brackets. The letter A before a word is an article, unless the word gives a reason.
+_CHOICE = re.compile(
+    r"\W{0,4}(?:(?i:option|choice|answer)\W{1,4})?"
+    r"(?:\(([A-Ja-j])\)|([A-J])(?![\w^]|-\S|\s*[=+*/(]|(?<=A) (?!(?:because|since|as|is|for|which)\b)[a-z]))"
+)
+_LAST_CHOICE = re.compile(r"\b(?:[Oo]ption|[Cc]hoice)\s+\(?([A-J])\b|\(([A-J])\)|^\W*([A-J])\W*$", re.MULTILINE)
+_BOLD = re.compile(r"\*\*([^*\n]{1,80})\*\*")
+_CALCULATION = re.compile(r"[-+*/×÷\d\s.,()$%=]*=(?=\s*[-$\d])")
+_SENTENCE_END = re.compile(r"\n|</|\.(?=\s|$|\*)|;|[!?](?=\s|$)|,\s(?=[a-z]{2,})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +93,22 @@ def boxed_contents(text: str) -> list[str]:
     return contents
 
 
+def choice_letter(answer: str) -> str | None:
+    """The letter, A to J, that an answer is or begins with: ``B``, ``(b)``, ``B. Paris``, ``option B``."""
+    match = _CHOICE.match(unwrapped(answer))
+    return (match[1] or match[2]).upper() if match else None
+
+
+def last_words(text: str, wants_letter: bool) -> ExtractedAnswer | None:
+    """Without any mark of an answer: the last choice letter that is not part of a sentence, or a last line of at most
+    three words."""
+    if wants_letter:
+        letters = _LAST_CHOICE.findall(text)
+        return ExtractedAnswer("".join(letters[-1]), "last_expression") if letters else None
+    last = text.rstrip().rpartition("\n")[2].strip(" *_.")
+    return ExtractedAnswer(last, "last_expression") if last and len(last.split()) <= 3 else None
+
+
 def gold_form(gold: str) -> str:
     r"""The answer inside a gold solution: after the last ``####`` (GSM8K), or in the last ``\boxed{...}``."""
     boxed = boxed_contents(gold)
@@ -120,9 +149,8 @@ def _lead_in(text: str) -> int:
 
 
 def _leading_text(text: str) -> str | None:
-    bare = re.sub(r"^(?:\$|\\\(|\\text\{)+", "", text)
-    if choice := _CHOICE.match(bare):
-        return choice.group(1)
+    if letter := _CHOICE.match(re.sub(r"^(?:\$|\\\(|\\text(?:bf)?\{)+", "", text)):
+        return letter[1] or letter[2]
     sentence = _SENTENCE_END.split(text, maxsplit=1)[0].strip(" *_$")
     return sentence if sentence and len(sentence.split()) <= 6 else None
 
@@ -134,12 +162,16 @@ def _leading_expression(text: str) -> str | None:
     sentence = _SENTENCE_END.split(text, maxsplit=1)[0].strip(" *_")
     if looks_like_maths(sentence):
         return sentence
-    number = _NUMBER.match(sentence)
+    calculation = _CALCULATION.match(sentence)
+    number = _NUMBER.match(sentence, calculation.end() if calculation else 0)
     return number.group().strip() if number else _last_expression(sentence)
 
 
 def _last_expression(text: str) -> str | None:
-    """The LaTeX expression or number that ends last."""
+    """A number in bold in the last line, else the LaTeX expression or number that ends last."""
+    for bold in reversed(_BOLD.findall(text.rstrip().rpartition("\n")[2])):
+        if (number := _NUMBER.match(bold)) and not bold.endswith(":"):
+            return number.group().strip()
     latex = [match for match in _LATEX.finditer(text) if looks_like_maths(_latex_content(match), needs_digit=True)]
     numbers = list(_NUMBER.finditer(text))
     if latex and (not numbers or numbers[-1].end() <= latex[-1].end()):

@@ -1,35 +1,22 @@
 """In what plain form answers are compared, and how they are written for math-verify. Strings only, in linear time."""
 
 import re
+import unicodedata
+from functools import lru_cache
 
-# Words that mathematics is written with; any other word of three letters or more is prose.
-_FUNCTIONS = "sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh log exp sqrt max min mod gcd lcm det"
-_CONNECTIVES_AND_CONSTANTS = "and or pi inf infinity text frac dfrac tfrac left right"
-MATH_WORDS = frozenset(_FUNCTIONS.split() + _CONNECTIVES_AND_CONSTANTS.split())
-_NUMBER_WORDS = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
-# Words after a number that are part of the value, so not a unit.
-_NOT_UNITS = frozenset({*_NUMBER_WORDS, "dozen", "half", "halves", "percent", "factorial"})
+from posttrain.rewards.units import MATH_WORDS, POWERS_OF_TEN, VALUE_WORDS, same_quantity, unit_of, without_unit
 
 _UNICODE = str.maketrans(
     {
         "−": "-", "–": "-", "×": "\\times ", "·": "\\cdot ", "÷": "/", "≤": "\\leq ", "≥": "\\geq ", "≠": "\\neq ",
         "∞": "\\infty ", "π": "\\pi ", "√": "\\sqrt ", "²": "^2", "³": "^3", "½": " 1/2", "¼": " 1/4", "¾": " 3/4",
-        "°": "", "∪": "\\cup ", "∈": "\\in ", "\u00a0": " ", "\u202f": " ", "％": "%",
+        "°": "\\degree ", "∪": "\\cup ", "∈": "\\in ", "±": "\\pm ", "∅": "\\emptyset ", "⁄": "/",
     }
 )  # fmt: skip
-
-_MEASURES = {
-    alias: measure
-    for measure, aliases in {
-        "mm": "mm millimeter millimetre", "cm": "cm centimeter centimetre", "m": "m meter metre",
-        "km": "km kilometer kilometre", "inch": "inch inches", "foot": "foot feet ft", "yard": "yard yd",
-        "mile": "mile mi", "mg": "mg milligram", "g": "g gram", "kg": "kg kilogram", "ounce": "ounce oz",
-        "pound": "pound lb", "ml": "ml milliliter millilitre", "l": "l liter litre", "gallon": "gallon gal",
-        "second": "second sec", "minute": "minute min", "hour": "hour hr h", "day": "day", "week": "week",
-        "month": "month", "year": "year", "cent": "cent", "dollar": "dollar usd",
-    }.items()
-    for alias in aliases.split()
-}  # fmt: skip
+_WRAPPER = re.compile(
+    r"\\(?:text|textbf|textrm|textit|mathrm|mathbf|mbox|boldsymbol|underline|emph|operatorname)\s*\{([^{}]*)\}"
+)
+_CURRENCY = re.compile(r"(?<!\w)\\?\$\s*(?=[-.\d])|^[€£¥]\s*|^(?:USD|Rs\.?)\s*(?=\d)")
 
 
 def is_text(answer: str) -> bool:
@@ -45,19 +32,11 @@ def is_text(answer: str) -> bool:
     )
 
 
+@lru_cache(maxsize=16384)
 def plain_form(answer: str) -> str:
     """An answer without what does not change its value: math delimiters, spacing commands, ``\\text``, currency, the
     comma of thousands, a trailing period, zeros after the decimal point, a unit in words."""
-    text = answer.strip().translate(_UNICODE)
-    text = re.sub(r"^(?:\$\$?|\\\[|\\\()|(?:(?<!\\)\$\$?|\\\]|\\\))\.?$", "", text).strip(" \t\n*_`")
-    text = re.sub(r"(?<=\d)\\[!,;:](?=\d{3}(?!\d))", "", text)
-    text = re.sub(r"\\(?:left|right|displaystyle|limits|bigl?|bigr?)(?![A-Za-z])|\\[!,;:]|~|\\quad|\\ ", " ", text)
-    text = re.sub(r"\\[dt]frac(?![A-Za-z])", r"\\frac", text).replace("{,}", ",").replace("\\%", "%")
-    text = re.sub(r"\\(?:text|textbf|textrm|textit|mathrm|mathbf|mbox)\s*\{([^{}]*)\}", r" \1 ", text)
-    text = re.sub(r"\s*\^\s*(?:\\circ|\{\s*\\circ\s*\})|\\degree", "", text)
-    text = re.sub(r"(?<!\w)\\?\$\s*(?=[-.\d])|^[€£¥]\s*", "", text)
-    text = re.sub(r"\s+", " ", text).strip().rstrip(".").strip()
-    text = _without_unit(text)
+    text = without_unit(unwrapped(answer))
     if re.fullmatch(r"[-+]?\d{1,3}([, ]\d{3})+(\.\d+)?", text):
         text = re.sub("[, ]", "", text)
     if re.fullmatch(r"[-+]?\d*\.?\d+|[-+]?\d+\.", text):
@@ -71,42 +50,61 @@ def plain_form(answer: str) -> str:
 
 def units_differ(gold: str, answer: str) -> bool:
     """Whether both answers end with a measure, and not the same one."""
-    units = _measure(gold), _measure(answer)
-    return "" not in units and units[0] != units[1]
+    units = unit_of(unwrapped(gold)), unit_of(unwrapped(answer))
+    return None not in units and units[0] != units[1]
 
 
-def _measure(answer: str) -> str:
-    """The measure an answer ends with (``cm``, ``hour``), singular and lower case; empty if there is none."""
-    bare = re.sub(r"\\(?:text|mathrm|mbox)\s*\{([^{}]*)\}", r" \1 ", answer)
-    match = re.search(r"\d[\s}$]*([a-zA-Z]+)[\s.$]*$", bare)
-    word = match.group(1).lower() if match else ""
-    return _MEASURES.get(word, _MEASURES.get(word.removesuffix("s"), ""))
+def equal_quantities(gold: str, answer: str) -> bool:
+    """Whether both answers are quantities, equal once their units are converted."""
+    return same_quantity(unwrapped(gold), unwrapped(answer))
+
+
+def single_value(answer: str) -> str:
+    """The one number of an answer that has words around it, such as ``approximately 12`` or ``Tom has 5``; else the
+    answer itself."""
+    bare = plain_form(answer)
+    words = {word.lower() for word in re.findall(r"[A-Za-z]{2,}", bare)}
+    numbers = re.findall(r"(?<![\w.,])[-+]?\d[\d,]*(?:\.\d+)?(?!\w)", bare)
+    is_prose = bool(words - MATH_WORDS) and "\\" not in bare and not words & VALUE_WORDS
+    return numbers[0] if is_prose and len(numbers) == len(re.findall(r"\d[\d.,]*", bare)) == 1 else answer
 
 
 def latex_form(answer: str) -> str:
     """An answer's plain form as LaTeX that math-verify reads: mixed numbers, ``sqrt(...)``, ``**``, ``1e-7``."""
     text = plain_form(answer)
     text = re.sub(r"(?<![\d.])(\d+) (\d+)/(\d+)", r"\1\\frac{\2}{\3}", text)
+    text = re.sub(r"\\frac\s*([^\W_])\s*([^\W_])", r"\\frac{\1}{\2}", text)
+    text = re.sub(r"(?<![\d.])(\d*)\.(\d*)\\overline\{(\d+)\}", _repeating_decimal, text)
     text = re.sub(r"(?<=\d)\s*[eE]([-+]?\d+)(?!\w)", r"\\cdot 10^{\1}", text)
-    text = re.sub(r"(?<=\d) (hundred|thousand|million|billion|trillion)\b", _power_of_ten, text)
+    text = re.sub(rf"(?<=\d) ({'|'.join(POWERS_OF_TEN)})\b", _power_of_ten, text)
     text = re.sub(r"\s*percent\b", r"%", text).replace("%", r"\%").replace("**", "^")
     text = re.sub(r"(?<![\\A-Za-z])(pi|sqrt|sin|cos|tan|log|ln|exp|infinity|infty)(?![A-Za-z])", r"\\\1", text)
-    text = text.replace("\\infinity", "\\infty")
+    text = text.replace("\\infinity", "\\infty").replace("\\varnothing", "\\emptyset")
+    text = re.sub(r"^([-+]?\d* ?\\frac\{\d+\}\{\d+\})\\%$", r"\\frac{\1}{100}", text)
     text = re.sub(r"\\sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}", text)
+    text = re.sub(r"(\d+) to (\d+)", r"\1:\2", text)
     return re.sub(r"(?<!\\) (or|and) ", r" \\text{ \1 } ", text)
 
 
-def _without_unit(text: str) -> str:
-    """A number without the unit after it: ``18 dollars``, ``5 m``, ``3 apples per day``."""
-    match = re.fullmatch(
-        r"([-+]?[\d.,]*\d(?:/\d+)?(?: \d+/\d+)?)((?: ?[A-Za-z]{2,}| [A-Za-z])(?:[ /^.-]?[A-Za-z0-9]+)*)", text
-    )
-    if match is None:
-        return text
-    words = set(re.findall(r"[a-z]+", match.group(2).lower()))
-    is_unit = any(len(word) > 1 or word in _MEASURES for word in words) and not words & (_NOT_UNITS | MATH_WORDS)
-    has_digit = bool(re.search(r"(?<!\^)\d", match.group(2)))
-    return match.group(1) if is_unit and not has_digit else text
+@lru_cache(maxsize=16384)
+def unwrapped(answer: str) -> str:
+    """The plain text of an answer, its unit included."""
+    text = re.sub(r"\s+", " ", unicodedata.normalize("NFKC", answer.strip().translate(_UNICODE)))
+    text = re.sub(r"^(?:\$\$?|\\\[|\\\()|(?:(?<!\\)\$\$?|\\\]|\\\))\.?$", "", text).strip(" \t\n*_`\"'")
+    text = re.sub(r"(?<=\d)\\[!,;:](?=\d{3}(?!\d))", "", text)
+    text = re.sub(r"\\\\\[[^\]]{0,8}\]", r"\\\\", text)
+    text = re.sub(r"\\(?:left|right|displaystyle|limits|bigl?|bigr?|checkmark)(?![A-Za-z])", " ", text)
+    text = re.sub(r"(?<!\\)\\[!,;: ]|~|\\q?quad(?![A-Za-z])|\\(?:text)?color\s*\{[^{}]*\}", " ", text)
+    text = re.sub(r"\\[dt]frac(?![A-Za-z])", r"\\frac", text).replace("{,}", ",").replace("{:}", ":")
+    text = re.sub(r"(?<=[\w})])[,;]?\s*\\text\s*\{\s*(?:when|where|since|because|\().*$", "", text, flags=re.DOTALL)
+    text = _WRAPPER.sub(r" \1 ", text).replace("\\%", "%")
+    text = re.sub(r"\s*\^\s*", "^", text)
+    text = re.sub(r"(?:\^(?:\\circ|\{\s*\\circ\s*\})|\\degree)(?:\s*[CF](?![A-Za-z]))?", "", text)
+    text = _CURRENCY.sub("", text)
+    text = re.sub(r"(?i)(?<=\d)\s*([ap])\.?m\b\.?$", r" \1m", text)
+    text = re.sub(r"\s+", " ", text).strip().rstrip(".").strip()
+    inner = re.fullmatch(r"\{([^{}]*)\}", text)
+    return inner[1].strip() if inner else text
 
 
 def _plain_number(text: str) -> str:
@@ -118,4 +116,11 @@ def _plain_number(text: str) -> str:
 
 
 def _power_of_ten(match: re.Match[str]) -> str:
-    return rf"\cdot 10^{{{_NUMBER_WORDS[match.group(1)]}}}"
+    return rf"\cdot 10^{{{POWERS_OF_TEN[match.group(1)]}}}"
+
+
+def _repeating_decimal(match: re.Match[str]) -> str:
+    r"""``0.1\overline{6}`` is (16 - 1) / 90."""
+    whole, fixed, repeated = match[1] or "0", match[2], match[3]
+    numerator = int(whole + fixed + repeated) - int(whole + fixed)
+    return rf"\frac{{{numerator}}}{{{'9' * len(repeated) + '0' * len(fixed)}}}"

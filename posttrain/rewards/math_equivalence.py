@@ -4,11 +4,14 @@ Nothing here limits time: the worker pool does, from outside.
 """
 
 import logging
+import re
+from functools import lru_cache
 from typing import Any
 
+import sympy
 from math_verify import parse, verify
 
-from posttrain.rewards.answer_form import latex_form, units_differ
+from posttrain.rewards.answer_form import equal_quantities, latex_form, plain_form, single_value, units_differ
 
 # It warns that its own timeouts are off, in every worker.
 logging.getLogger("math_verify").setLevel(logging.ERROR)
@@ -24,7 +27,10 @@ def judge(item: dict[str, Any]) -> dict[str, Any]:
     gold = _parsed(item["gold"])
     if not gold:
         return {"invalid_gold": True}
-    answer = _parsed(item["answer"])
+    if equal_quantities(item["gold"], item["answer"]):
+        return {"equal": True}
+    has_letters = re.search("[A-Za-z]", plain_form(item["gold"]))
+    answer = _parsed(item["answer"] if has_letters else single_value(item["answer"]))
     if not answer or units_differ(item["gold"], item["answer"]):
         return {"equal": False}
     if verify(gold, answer, float_rounding=_digits(gold[0]), timeout_seconds=None):
@@ -32,10 +38,21 @@ def judge(item: dict[str, Any]) -> dict[str, Any]:
     return {"equal": _close(gold[0], answer[0], item["tolerance"])}
 
 
+@lru_cache(maxsize=4096)
 def _parsed(text: str) -> list[Any]:
-    """Expressions only: without math-verify's last resort, the text itself."""
-    found = parse(f"${latex_form(text)}$", parsing_timeout=None)
-    return [expression for expression in found if not isinstance(expression, str)]
+    """Expressions only: without math-verify's last resort, the text itself. A plain number needs no grammar."""
+    latex = latex_form(text)
+    if re.fullmatch(r"-?\d{1,15}(\.\d{1,15})?", latex):
+        return [sympy.Number(latex)]
+    found = parse(f"${latex}$", parsing_timeout=None)
+    return [_with_imaginary_unit(expression) for expression in found if not isinstance(expression, str)]
+
+
+def _with_imaginary_unit(expression: Any) -> Any:
+    """The symbol i stands for the imaginary unit: e^{i pi} is -1."""
+    if not isinstance(expression, sympy.Expr):
+        return expression
+    return expression.subs({symbol: sympy.I for symbol in expression.free_symbols if str(symbol) == "i"})
 
 
 def _digits(gold: Any) -> int:

@@ -1,4 +1,5 @@
-"""The worker process of ``WorkerPool``: one JSON line in, one JSON line out, until the parent is gone.
+"""The worker process of ``WorkerPool``: a JSON list of items in on one line, a JSON line out for each item as soon as
+it is done, until the parent is gone.
 
 Started as ``python -m posttrain.rewards.worker package.module:function PARENT_PID LIMIT_S MEMORY_MB``. It imports
 nothing of its own but the standard library, so that it starts fast.
@@ -30,12 +31,13 @@ def main(arguments: list[str]) -> None:
         return
     _reply(replies, {"value": "ready"})
     for line in _lines(requests, parent):
-        # Should the parent die meanwhile, the kernel's default action for the alarm ends this process, even inside
-        # a computation that never returns to the interpreter.
-        signal.setitimer(signal.ITIMER_REAL, limit_s)
-        answer = _answer(function, line)
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        _reply(replies, answer)
+        for item in json.loads(line):
+            # Should the parent die meanwhile, the kernel's default action for the alarm ends this process, even
+            # inside a computation that never returns to the interpreter.
+            signal.setitimer(signal.ITIMER_REAL, limit_s)
+            answer = _answer(function, item)
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            _reply(replies, answer)
 
 
 def _private_pipes() -> tuple[int, int]:
@@ -79,9 +81,9 @@ def _lines(requests: int, parent: int) -> Iterator[bytes]:
             pending = b""
 
 
-def _answer(function: Callable[[Any], Any], line: bytes) -> dict[str, Any]:
+def _answer(function: Callable[[Any], Any], item: Any) -> dict[str, Any]:
     try:
-        return {"value": function(json.loads(line))}
+        return {"value": function(item)}
     except BaseException as error:
         return {"error": f"{type(error).__name__}: {error}"[:1000]}
 

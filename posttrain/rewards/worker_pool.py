@@ -16,6 +16,7 @@ import weakref
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from posttrain.errors import RewardFailure
@@ -24,6 +25,8 @@ from posttrain.types import ErrorKind
 START_LIMIT_S = 120.0
 # A worker outlives its limit only where its parent died; then it ends itself this much later.
 ORPHAN_GRACE_S = 2.0
+# Items that a worker is handed at once, at most: one write for all of them, but a limit and a reply for each.
+LONGEST_BATCH = 32
 
 
 @dataclass(slots=True)
@@ -72,7 +75,9 @@ class WorkerPool:
             if self._executor is None:
                 self._executor = ThreadPoolExecutor(self.workers, thread_name_prefix="worker-pool")
             executor = self._executor
-        return list(executor.map(self._run, items))
+        size = max(1, min(LONGEST_BATCH, len(items) // (4 * self.workers)))
+        batches = [items[start : start + size] for start in range(0, len(items), size)]
+        return list(chain.from_iterable(executor.map(self._run, batches)))
 
     def close(self) -> None:
         """End the processes. Items still running come back as crashed."""
@@ -85,15 +90,18 @@ class WorkerPool:
         _dispose_all(self._alive)
         self._idle.clear()
 
-    def _run(self, item: Any) -> WorkerResult:
-        worker = self._take()
-        result = worker.run(item, self.timeout_s)
-        if worker.is_alive():
-            with self._lock:
-                self._idle.append(worker)
-        else:
-            self._discard(worker)
-        return result
+    def _run(self, items: Sequence[Any]) -> list[WorkerResult]:
+        """One result an item; what follows an item that ended its worker goes to another."""
+        results: list[WorkerResult] = []
+        while len(results) < len(items):
+            worker = self._take()
+            results += worker.run(items[len(results) :], self.timeout_s)
+            if worker.is_alive():
+                with self._lock:
+                    self._idle.append(worker)
+            else:
+                self._discard(worker)
+        return results
 
     def _take(self) -> "_Worker":
         """An idle worker that still lives, or a new one."""
@@ -156,6 +164,7 @@ class _Worker:
         assert self.process.stdin is not None and self.process.stdout is not None
         self._requests = self.process.stdin.fileno()
         self._replies = self.process.stdout.fileno()
+        self._unread = b""
 
     def wait_until_ready(self) -> None:
         """Wait for the import of the function, outside any item's limit.
@@ -167,19 +176,22 @@ class _Worker:
         if result.error is not None:
             raise RewardFailure(f"a worker process for {self.function} cannot start: {result.message}")
 
-    def run(self, item: Any, timeout_s: float) -> WorkerResult:
-        """The function's result; the process is dead where the result is a timeout, or a crash of the process."""
-        data = json.dumps(item).encode() + b"\n"
+    def run(self, items: Sequence[Any], timeout_s: float) -> list[WorkerResult]:
+        """The function's results; the process is dead, and later items have none, where the last one is a timeout, or
+        a crash of the process."""
+        data = json.dumps(items).encode() + b"\n"
         try:
             while data:
                 data = data[os.write(self._requests, data) :]
         except BrokenPipeError:
-            return self._crashed()
-        result = self._read_reply(time.monotonic() + timeout_s)
-        if result.error == "timeout":
-            self.kill()
-            result.message = f"no result after {timeout_s:g} s"
-        return result
+            return [self._crashed()]
+        results: list[WorkerResult] = []
+        while len(results) < len(items) and (not results or self.process.returncode is None):
+            results.append(self._read_reply(time.monotonic() + timeout_s))
+            if results[-1].error == "timeout":
+                self.kill()
+                results[-1].message = f"no result after {timeout_s:g} s"
+        return results
 
     def is_alive(self) -> bool:
         return self.process.poll() is None
@@ -197,18 +209,19 @@ class _Worker:
                 pipe.close()
 
     def _read_reply(self, deadline: float) -> WorkerResult:
+        """The next line of ``_unread``, which ``_replies`` fills."""
         poll = select.poll()
         poll.register(self._replies, select.POLLIN)
-        reply = b""
-        while not reply.endswith(b"\n"):
+        while b"\n" not in self._unread:
             left = deadline - time.monotonic()
             if left <= 0 or not poll.poll(left * 1000):
                 return WorkerResult(error="timeout", message="no reply in time")
             data = os.read(self._replies, 1 << 16)
             if not data:
                 return self._crashed()
-            reply += data
-        answer = json.loads(reply)
+            self._unread += data
+        line, _, self._unread = self._unread.partition(b"\n")
+        answer = json.loads(line)
         if "error" in answer:
             return WorkerResult(error="crashed", message=answer["error"])
         return WorkerResult(answer["value"])
