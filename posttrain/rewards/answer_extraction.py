@@ -36,6 +36,7 @@ _CHOICE = re.compile(
     r"(?:\(([A-Ja-j])\)|([A-J])(?![\w^]|-\S|\s*[=+*/(]|(?<=A) (?!(?:because|since|as|is|for|which)\b)[a-z]))"
 )
 _LAST_CHOICE = re.compile(r"\b(?:[Oo]ption|[Cc]hoice)\s+\(?([A-J])\b|\(([A-J])\)|^\W*([A-J])\W*$", re.MULTILINE)
+_NEXT_QUESTION = re.compile(r"^(?:Q|Question):", re.MULTILINE)
 _BOLD = re.compile(r"\*\*([^*\n]{1,80})\*\*")
 _CALCULATION = re.compile(r"[-+*/×÷\d\s.,()$%=]*=(?=\s*[-$\d])")
 _SENTENCE_END = re.compile(r"\n|</|\.(?=\s|$|\*)|;|[!?](?=\s|$)|,\s(?=[a-z]{2,})")
@@ -63,6 +64,7 @@ def extract_answer(text: str, expects_text: bool = False) -> ExtractedAnswer | N
 
     ``expects_text``: the gold answer is words or a choice letter, so a phrase may hold such.
     """
+    text = _before_next_question(text)
     boxed = boxed_contents(text)
     if boxed:
         return ExtractedAnswer(boxed[-1], "boxed")
@@ -102,9 +104,8 @@ def choice_letter(answer: str) -> str | None:
 def last_words(text: str, wants_letter: bool) -> ExtractedAnswer | None:
     """Without any mark of an answer: the last choice letter that is not part of a sentence, or a last line of at most
     three words."""
-    if wants_letter:
-        letters = _LAST_CHOICE.findall(text)
-        return ExtractedAnswer("".join(letters[-1]), "last_expression") if letters else None
+    if wants_letter and (letters := _LAST_CHOICE.findall(text)):
+        return ExtractedAnswer("".join(letters[-1]), "last_expression")
     last = text.rstrip().rpartition("\n")[2].strip(" *_.")
     return ExtractedAnswer(last, "last_expression") if last and len(last.split()) <= 3 else None
 
@@ -125,6 +126,13 @@ def split_answers(answer: str) -> Iterator[str]:
             yield text[start:position].strip()
             start = position + 1
     yield text[start:].strip()
+
+
+def _before_next_question(text: str) -> str:
+    """A base model goes on to the next example of a few-shot prompt: what follows its own answer does not count."""
+    question = _NEXT_QUESTION.search(text)
+    head = text[: question.start()] if question else text
+    return head if "####" in head or "\\boxed" in head or _PHRASE.search(head) else text
 
 
 def _after_hashes(text: str) -> str:
@@ -150,7 +158,7 @@ def _lead_in(text: str) -> int:
 
 def _leading_text(text: str) -> str | None:
     if letter := _CHOICE.match(re.sub(r"^(?:\$|\\\(|\\text(?:bf)?\{)+", "", text)):
-        return letter[1] or letter[2]
+        return (letter[1] or letter[2]).upper()
     sentence = _SENTENCE_END.split(text, maxsplit=1)[0].strip(" *_$")
     return sentence if sentence and len(sentence.split()) <= 6 else None
 

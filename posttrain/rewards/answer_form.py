@@ -27,7 +27,7 @@ def is_text(answer: str) -> bool:
     words = re.findall(r"[^\W\d_]+", bare)
     return (
         bool(re.fullmatch(r"[^\W\d_]+(?:[\s,.'’&-]+[^\W\d_]+)*", bare))
-        and any(len(word) > 2 for word in words)
+        and (bare == "no" or any(len(word) > 2 for word in words))
         and not any(word.lower() in MATH_WORDS for word in words if len(word) > 2)
     )
 
@@ -90,18 +90,21 @@ def latex_form(answer: str) -> str:
 def unwrapped(answer: str) -> str:
     """The plain text of an answer, its unit included."""
     text = re.sub(r"\s+", " ", unicodedata.normalize("NFKC", answer.strip().translate(_UNICODE)))
+    text = re.sub(r"(?<=\$)(\d[\d.,]{0,15}) ?[kK](?!\w)", r"\1 thousand", text)
     text = re.sub(r"^(?:\$\$?|\\\[|\\\()|(?:(?<!\\)\$\$?|\\\]|\\\))\.?$", "", text).strip(" \t\n*_`\"'")
     text = re.sub(r"(?<=\d)\\[!,;:](?=\d{3}(?!\d))", "", text)
-    text = re.sub(r"\\\\\[[^\]]{0,8}\]", r"\\\\", text)
+    text = re.sub(r"\\\\(?:\[[^\]]{0,8}\])?$|(?<=\\\\)\[[^\]]{0,8}\]", "", text).replace("\\mid", "|")
     text = re.sub(r"\\(?:left|right|displaystyle|limits|bigl?|bigr?|checkmark)(?![A-Za-z])", " ", text)
     text = re.sub(r"(?<!\\)\\[!,;: ]|~|\\q?quad(?![A-Za-z])|\\(?:text)?color\s*\{[^{}]*\}", " ", text)
     text = re.sub(r"\\[dt]frac(?![A-Za-z])", r"\\frac", text).replace("{,}", ",").replace("{:}", ":")
     text = re.sub(r"(?<=[\w})])[,;]?\s*\\text\s*\{\s*(?:when|where|since|because|\().*$", "", text, flags=re.DOTALL)
     text = _WRAPPER.sub(r" \1 ", text).replace("\\%", "%")
-    text = re.sub(r"\s*\^\s*", "^", text)
+    text = re.sub(r"(?<=\d) *\\frac\{ ([a-z]+) \}\{ ([a-z]+) \}$", r" \1/\2", text)
+    text = re.sub(r"\s*\^\s*(?:\{(\d)\}(?!\d))?", r"^\1", text)
     text = re.sub(r"(?:\^(?:\\circ|\{\s*\\circ\s*\})|\\degree)(?:\s*[CF](?![A-Za-z]))?", "", text)
     text = _CURRENCY.sub("", text)
     text = re.sub(r"(?i)(?<=\d)\s*([ap])\.?m\b\.?$", r" \1m", text)
+    text = re.sub(r"(?<=\d):00(?= [apAP]m$)", "", text)
     text = re.sub(r"\s+", " ", text).strip().rstrip(".").strip()
     inner = re.fullmatch(r"\{([^{}]*)\}", text)
     return inner[1].strip() if inner else text

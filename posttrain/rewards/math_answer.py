@@ -1,5 +1,6 @@
 """Is the final answer of a completion right? math-verify in worker processes, with a hard time limit a sample."""
 
+import re
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,8 +14,11 @@ from posttrain.rewards.answer_extraction import (
     ExtractedAnswer,
     after_thinking,
     boxed_contents,
+    choice_letter,
     extract_answer,
     gold_form,
+    last_words,
+    looks_like_maths,
     split_answers,
 )
 from posttrain.rewards.answer_form import is_text, plain_form, units_differ
@@ -27,6 +31,7 @@ Pair = tuple[str, str, float | None]
 # Whether they are equal, or why that could not be told.
 Verdict = bool | RewardOutput
 
+CHOICE = re.compile("[A-J]")
 # Characters of an answer that a message quotes.
 SHOWN = 80
 
@@ -92,13 +97,16 @@ class MathAnswerReward:
         if not golds:
             return _Question([], RewardOutput(None, error="invalid_input", message="the example has no gold answer"))
         text = after_thinking(item.completion, self.thinking_tags)
-        found = None if text is None else extract_answer(text, expects_text=all(map(is_text, golds)))
+        found = None if text is None else _found(text, golds)
         parts = {f"extracted_by_{step}": float(found is not None and found.step == step) for step in STEPS}
         if text is None or found is None:
             return _Question([], RewardOutput(0.0, parts, message="no answer was found"))
+        options = _options(item)
         tolerance = item.example.metadata.get("tolerance")
         if self.gold_match == "any":
-            return _Question([[(gold, found.text, tolerance) for gold in golds]], RewardOutput(1.0, parts))
+            answers = _readings(found.text, golds, options)
+            golds = list(dict.fromkeys(golds + [options[gold] for gold in golds if gold in options]))
+            return _Question([[(g, a, tolerance) for g in golds for a in answers]], RewardOutput(1.0, parts))
         answers = _all_answers(text, found, len(golds))
         by_gold = [[(gold, answer, tolerance) for answer in answers] for gold in golds]
         by_answer = [[(gold, answer, tolerance) for gold in golds] for answer in answers]
@@ -173,7 +181,35 @@ class VerdictCache:
 def _golds(item: RewardInput) -> list[str]:
     answer = item.example.answer
     answers = [answer] if isinstance(answer, str) else answer or []
-    return [gold_form(gold) for gold in answers if gold.strip()]
+    golds = [gold_form(gold) for gold in answers if gold.strip()]
+    return [plain_form(gold) if CHOICE.fullmatch(plain_form(gold)) else gold for gold in golds]
+
+
+def _found(text: str, golds: Sequence[str]) -> ExtractedAnswer | None:
+    wants_words = all(is_text(gold) or not looks_like_maths(plain_form(gold)) for gold in golds)
+    found = extract_answer(text, expects_text=wants_words)
+    if found is None and wants_words:
+        return last_words(text, wants_letter=all(map(CHOICE.fullmatch, golds)))
+    return found
+
+
+def _options(item: RewardInput) -> dict[str, str]:
+    """Letter and text of the choices that a row offers, in any of their usual columns and forms."""
+    options = item.example.metadata.get("options") or item.example.metadata.get("choices") or {}
+    if isinstance(options, Mapping) and {"label", "text"} <= set(options):
+        return dict(zip(options["label"], options["text"], strict=False))
+    if isinstance(options, Mapping):
+        return {str(letter): str(text) for letter, text in options.items()}
+    return dict(zip("ABCDEFGHIJ", map(str, options), strict=False))
+
+
+def _readings(answer: str, golds: Sequence[str], options: Mapping[str, str]) -> list[str]:
+    """An answer, or the letter that it names where a letter is asked for or offered, with that letter's text."""
+    asked = bool(options) or any(map(CHOICE.fullmatch, golds))
+    letter = choice_letter(answer) if asked else None
+    if letter is None:
+        return [answer]
+    return [letter, options[letter]] if letter in options else [letter]
 
 
 def _all_answers(text: str, found: ExtractedAnswer, wanted: int) -> list[str]:

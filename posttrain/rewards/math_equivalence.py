@@ -9,7 +9,8 @@ from functools import lru_cache
 from typing import Any
 
 import sympy
-from math_verify import parse, verify
+from latex2sympy2_extended.latex2sympy2 import NormalizationConfig
+from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
 
 from posttrain.rewards.answer_form import equal_quantities, latex_form, plain_form, single_value, units_differ
 
@@ -17,6 +18,9 @@ from posttrain.rewards.answer_form import equal_quantities, latex_form, plain_fo
 logging.getLogger("math_verify").setLevel(logging.ERROR)
 
 FLOAT_DIGITS = 6
+# math-verify's defaults but for its removal of units, which takes the d in 5d, the ab in 6ab and the t in 3 + 2t for one.
+NORMALISATION = NormalizationConfig(basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="none")
+EXTRACTION = [LatexExtractionConfig(normalization_config=NORMALISATION), ExprExtractionConfig()]
 
 
 def judge(item: dict[str, Any]) -> dict[str, Any]:
@@ -44,7 +48,7 @@ def _parsed(text: str) -> list[Any]:
     latex = latex_form(text)
     if re.fullmatch(r"-?\d{1,15}(\.\d{1,15})?", latex):
         return [sympy.Number(latex)]
-    found = parse(f"${latex}$", parsing_timeout=None)
+    found = parse(f"${latex}$", EXTRACTION, parsing_timeout=None)
     return [_with_imaginary_unit(expression) for expression in found if not isinstance(expression, str)]
 
 

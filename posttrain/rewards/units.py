@@ -18,7 +18,7 @@ VALUE_WORDS = frozenset({*POWERS_OF_TEN, *_PARTS_OF_VALUES.split()})
 _SIZES: dict[str, dict[float, str]] = {
     "length": {
         0.001: "mm millimeter millimetre", 0.01: "cm centimeter centimetre", 1: "m meter metre",
-        1000: "km kilometer kilometre", 0.0254: "inch inches", 0.3048: "foot feet ft", 0.9144: "yard yd",
+        1000: "km kilometer kilometre", 0.0254: "inch inches in", 0.3048: "foot feet ft", 0.9144: "yard yd",
         1609.344: "mile mi",
     },
     "mass": {
