@@ -24,6 +24,7 @@ from posttrain.rollout.config import EngineConfig, TransformersEngineConfig
 from posttrain.tasks.config import TaskConfig
 from posttrain.trainers.grpo_config import GRPOConfig
 from posttrain.trainers.oreal_config import OREALConfig
+from posttrain.trainers.prefix_rft_config import PrefixRFTConfig
 from posttrain.trainers.raft_config import RAFTConfig
 from posttrain.trainers.reward_model_config import RewardModelConfig
 from posttrain.trainers.sft_config import SFTConfig
@@ -35,6 +36,7 @@ TrainerConfigT = TypeVar("TrainerConfigT", bound=Config)
 # method -> the class of `trainer:`, and the trainer itself, which is imported only when it is built
 METHODS: dict[str, tuple[type[Config], str]] = {
     "oreal": (OREALConfig, "posttrain.trainers.oreal:OREALTrainer"),
+    "prefix_rft": (PrefixRFTConfig, "posttrain.trainers.prefix_rft:PrefixRFTTrainer"),
     "raft": (RAFTConfig, "posttrain.trainers.raft:RAFTTrainer"),
     "grpo": (GRPOConfig, "posttrain.trainers.grpo:GRPOTrainer"),
     "sft": (SFTConfig, "posttrain.trainers.sft:SFTTrainer"),

@@ -1,6 +1,6 @@
 """From an example's prompt to token ids, once; after this nothing is tokenized again."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from posttrain.errors import DataError
@@ -55,6 +55,11 @@ class PromptEncoder:
         """Token ids of a completion written by someone else (a demonstration), without the token that ends the turn."""
         ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False)
         return ids
+
+    def text(self, ids: Sequence[int]) -> str:
+        """The text of ``ids`` with its special tokens."""
+        text: str = self.tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        return text
 
     def judged_ids(self, example: Example, completion: str, finished: bool = True) -> tuple[list[int], int]:
         """What a reward model reads, and the index of the completion's first token: the prompt, the completion, and

@@ -59,19 +59,22 @@ class GRPOTrainer(PolicyTrainer):
     def assign_credit(self, groups: Sequence[RolloutGroup]) -> list[TrainingSample]:
         """Every judged rollout carries its advantage on all the tokens it sampled."""
         judged = [scored(group) for group in groups]
-        rewards = [torch.tensor([r.reward for r in rollouts], dtype=torch.float64) for rollouts in judged]
-        match self.config.advantage_scale:
-            case "group":
-                advantages = [group_normalised(values) for values in rewards]
-            case "batch":
-                advantages = batch_normalised(rewards)
-            case "none":
-                advantages = [centre(values) for values in rewards]
         return [
             self._sample(rollout, float(advantage))
-            for rollouts, values in zip(judged, advantages, strict=True)
+            for rollouts, values in zip(judged, self.advantages(judged), strict=True)
             for rollout, advantage in zip(rollouts, values, strict=True)
         ]
+
+    def advantages(self, groups: Sequence[Sequence[Rollout]]) -> list[Tensor]:
+        """The advantages of each group's judged rollouts, float64."""
+        rewards = [rewards_of(rollouts) for rollouts in groups]
+        match self.config.advantage_scale:
+            case "group":
+                return [group_normalised(values) for values in rewards]
+            case "batch":
+                return batch_normalised(rewards)
+            case "none":
+                return [centre(values) for values in rewards]
 
     def _sample(self, rollout: Rollout, advantage: float) -> TrainingSample:
         """A masked rollout keeps its place in the mean over rollouts, and trains none of its tokens."""
@@ -108,10 +111,7 @@ class GRPOTrainer(PolicyTrainer):
     def loss(self, logprobs: Tensor, entropy: Tensor, batch: MicroBatch) -> LossOutput:
         """The clipped objective above."""
         config = self.config
-        old = logprobs.detach() if config.one_update else batch.behaviour_logprobs
-        losses, clipped = clipped_policy_loss(
-            logprobs, old, batch.weights, config.clip_low, config.clip_high, config.dual_clip
-        )
+        losses, clipped = self.token_losses(logprobs, batch)
         scales = sample_scales(
             batch.trained_lengths,
             AGGREGATIONS[config.loss],
@@ -128,6 +128,11 @@ class GRPOTrainer(PolicyTrainer):
             losses = losses - config.entropy_coef * entropy
         return LossOutput((losses * scales).sum(), metrics)
 
+    def token_losses(self, logprobs: Tensor, batch: MicroBatch) -> tuple[Tensor, Tensor]:
+        """The clipped losses [M], and which tokens a clip holds."""
+        config, old = self.config, self.old_logprobs(logprobs, batch)
+        return clipped_policy_loss(logprobs, old, batch.weights, config.clip_low, config.clip_high, config.dual_clip)
+
     def reference_model(self) -> PolicyModel | None:
         """The initial policy, or ``reference_model``, where there is a KL term."""
         return self.frozen(self.config.reference_model or self.model_path) if self.config.kl_coef else None
@@ -135,6 +140,11 @@ class GRPOTrainer(PolicyTrainer):
     def has_gradient(self, sample: TrainingSample) -> bool:
         """An entropy bonus acts on every token."""
         return (bool(self.config.entropy_coef) and any(sample.trained)) or super().has_gradient(sample)
+
+
+def rewards_of(rollouts: Sequence[Rollout]) -> Tensor:
+    """The rewards [n] of judged rollouts, float64."""
+    return torch.tensor([rollout.reward for rollout in rollouts], dtype=torch.float64)
 
 
 def _has_spread(group: RolloutGroup) -> bool:

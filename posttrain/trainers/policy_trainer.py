@@ -157,7 +157,8 @@ class PolicyTrainer:
     def collect(self, examples: Sequence[Example]) -> list[RolloutGroup]:
         """How it is gathered: by default this rank samples and scores its share; every rank gets all groups."""
         requests = self.plan(examples)
-        mine = requests[self.accelerator.process_index :: self.accelerator.num_processes]
+        rank, ranks = self.accelerator.process_index, self.accelerator.num_processes
+        mine = [request for request in requests if request.group % ranks == rank]
         gathered = gather_lists(self.accelerator, self.sample(mine))
         return sorted(gathered, key=lambda group: group.rollouts[0].request_id)
 
@@ -264,6 +265,10 @@ class PolicyTrainer:
                 "rewards tell one rollout from another, or none was accepted. Choose easier prompts, a reward with "
                 "more spread, or more trainer.rollouts_per_prompt; trainer.max_empty_steps sets the patience."
             )
+
+    def old_logprobs(self, logprobs: Tensor, batch: MicroBatch) -> Tensor:
+        """The log-probs [M] that the ratio is taken to: where each sample is trained once, the policy's as they are."""
+        return logprobs.detach() if self.config.one_update else batch.behaviour_logprobs
 
     def trainer_logprobs(self, batch: MicroBatch) -> Tensor:
         """Log-probs [M] of the trained tokens under the policy as it is, without gradient."""

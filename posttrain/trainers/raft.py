@@ -125,7 +125,7 @@ class RAFTTrainer(PolicyTrainer):
         if config.importance_sampling == "none":
             losses = -batch.weights * logprobs
         else:
-            old = logprobs.detach() if config.one_update else batch.behaviour_logprobs
+            old = self.old_logprobs(logprobs, batch)
             high = math.inf if config.clip_high is None else config.clip_high
             if config.clip_form == "ppo":
                 losses, clipped = clipped_policy_loss(

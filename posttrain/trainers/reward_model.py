@@ -26,6 +26,7 @@ from posttrain.objectives.preference import (
     reliability,
 )
 from posttrain.report.histograms import SCORES_FILE, histogram
+from posttrain.rewards.goal_conditioned import GOAL_STATES_FILE, PREFERRED
 from posttrain.trainers.preference_rows import Pair, contrastive_draws, preference_pairs
 from posttrain.trainers.reward_model_config import ContrastiveConfig, RewardModelConfig
 from posttrain.trainers.trl_session import Session, TRLMethod, drawn_order, fewest_micro_batches, trl
@@ -35,9 +36,6 @@ from posttrain.training.model_config import ModelConfig
 from posttrain.training.run_config import RunConfig
 from posttrain.training.run_log import replace_file
 from posttrain.types import Example
-
-GOAL_STATES_FILE = "goal_states.safetensors"
-ALL_PREFERRED = "preferred"  # the goal state of all preferred completions
 
 
 class RewardModelTrainer(TRLMethod):
@@ -165,7 +163,7 @@ class RewardModelTrainer(TRLMethod):
         drawn = list(dict.fromkeys(self.order))[: self.config.goal_examples]
         pairs = [self.train_pairs.rows[index] for index in drawn]
         _, states = self.read([pair.chosen.ids for pair in pairs])
-        goals = {ALL_PREFERRED: goal_state(states)}
+        goals = {PREFERRED: goal_state(states)}
         if self.config.goal_key is not None:
             names = [str(pair.example.metadata.get(self.config.goal_key)) for pair in pairs]
             for name in dict.fromkeys(names):
@@ -202,7 +200,8 @@ class RewardModelTrainer(TRLMethod):
         ids = torch.tensor([row + [pad] * (int(lengths.max()) - len(row)) for row in rows], device=device)
         mask = torch.arange(ids.shape[1], device=device) < lengths[:, None]
         output = self.model(input_ids=ids, attention_mask=mask.long(), output_hidden_states=True, use_cache=False)
-        states = output.hidden_states[-1][torch.arange(len(rows), device=device), lengths - 1]
+        ends = ((ids != pad) * torch.arange(ids.shape[1], device=device)).argmax(1)  # where the reward is read
+        states = output.hidden_states[-1][torch.arange(len(rows), device=device), ends]
         return output.logits[:, 0].float().cpu(), states.float().cpu()
 
     def _order(self) -> list[int]:
