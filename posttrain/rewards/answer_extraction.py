@@ -13,7 +13,8 @@ STEPS: tuple[Step, ...] = ("boxed", "hash", "phrase", "last_expression")
 
 _BRACE_OR_BOX = re.compile(r"\\(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
 _PHRASE = re.compile(
-    r"\banswer\b[^.\n]{0,60}?(?:\bis\b|\bare\b|\bbe\b|:|=)|<answer>|^[\s*_]*A[*_]*:|^[#*\s]{0,9}(?:final )?answer[*: ]*$",
+    r"(?<!express the )(?<!to the )(?<!multiply the )\banswer\b[^.\n]{0,60}?(?:\bis\b|\bare\b|\bbe\b|:|=)|<answer>|"
+    r"^[\s*_]*A[*_]*:|^[#*\s]{0,9}(?:final )?answer[*: ]*$",
     re.IGNORECASE | re.MULTILINE,
 )
 _LEAD_IN = re.compile(
@@ -39,6 +40,8 @@ _LAST_CHOICE = re.compile(r"\b(?:[Oo]ption|[Cc]hoice)\s+\(?([A-J])\b|\(([A-J])\)
 _NEXT_QUESTION = re.compile(r"^(?:Q|Question):", re.MULTILINE)
 _BOLD = re.compile(r"\*\*([^*\n]{1,80})\*\*")
 _CALCULATION = re.compile(r"[-+*/×÷\d\s.,()$%=]*=(?=\s*[-$\d])")
+_RESULT = re.compile(r"[\d)%] *=+ *(?=[-$€£]?\.?\d)")
+_RESTATED = re.compile(r"\b(?:which|meaning|so|or|i\.e|approximately|about|rounded|rounds)\b[^=]*\d|[=≈]")
 _SENTENCE_END = re.compile(r"\n|</|\.(?=\s|$|\*)|;|[!?](?=\s|$)|,\s(?=[a-z]{2,})")
 
 
@@ -176,14 +179,21 @@ def _leading_expression(text: str) -> str | None:
 
 
 def _last_expression(text: str) -> str | None:
-    """A number in bold in the last line, else the LaTeX expression or number that ends last."""
-    for bold in reversed(_BOLD.findall(text.rstrip().rpartition("\n")[2])):
+    """A number in bold in the last line, else the result of the last sentence's last calculation (``8 * 3 = 24 pages in
+    3 hours``), else the LaTeX expression or number that ends last."""
+    line = text.rstrip().rpartition("\n")[2]
+    for bold in reversed(_BOLD.findall(line)):
         if (number := _NUMBER.match(bold)) and not bold.endswith(":"):
             return number.group().strip()
     latex = [match for match in _LATEX.finditer(text) if looks_like_maths(_latex_content(match), needs_digit=True)]
     numbers = list(_NUMBER.finditer(text))
     if latex and (not numbers or numbers[-1].end() <= latex[-1].end()):
         return _latex_content(latex[-1])
+    sentence = re.split(r"[.!?] +(?=[A-Z])", line)[-1]
+    for equals in list(_RESULT.finditer(sentence))[-1:]:
+        result = _NUMBER.match(sentence, equals.end())
+        if result and not _RESTATED.search(sentence, result.end()):
+            return result.group().strip()
     return numbers[-1].group().strip() if numbers else None
 
 

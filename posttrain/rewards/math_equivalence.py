@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import Any
 
 import sympy
-from latex2sympy2_extended.latex2sympy2 import NormalizationConfig
+from latex2sympy2_extended import NormalizationConfig
 from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
 
 from posttrain.rewards.answer_form import equal_quantities, latex_form, plain_form, single_value, units_differ
@@ -18,7 +18,7 @@ from posttrain.rewards.answer_form import equal_quantities, latex_form, plain_fo
 logging.getLogger("math_verify").setLevel(logging.ERROR)
 
 FLOAT_DIGITS = 6
-# math-verify's defaults but for its removal of units, which takes the d in 5d, the ab in 6ab and the t in 3 + 2t for one.
+# math-verify's defaults but for its removal of units: it takes the d in 5d, the ab in 6ab and the t in 3 + 2t for one.
 NORMALISATION = NormalizationConfig(basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="none")
 EXTRACTION = [LatexExtractionConfig(normalization_config=NORMALISATION), ExprExtractionConfig()]
 
