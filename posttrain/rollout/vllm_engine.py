@@ -32,7 +32,7 @@ class VLLMEngine:
         self.policy_version = 0
         self.sleep_mode = config.sleep_mode
         try:
-            with _process_state_kept():
+            with process_state_kept():
                 self.llm = _start_vllm(str(model_path), config, seed % 2**31)
             self.shapes = parameter_shapes(str(model_path))
         except (OSError, ValueError, RuntimeError) as error:
@@ -145,11 +145,15 @@ class VLLMEngine:
             raise EngineError(f"{what} was called while rollouts are outstanding; consume finished() first")
 
 
-def _start_vllm(model_path: str, config: VLLMEngineConfig, seed: int) -> Any:
-    """The environment is read while vLLM is imported, so it is set before."""
+def set_environment() -> None:
+    """Keep vLLM in this process, and quiet. It reads the environment while it is imported, so call this before."""
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+
+
+def _start_vllm(model_path: str, config: VLLMEngineConfig, seed: int) -> Any:
+    set_environment()
     from vllm import LLM
     from vllm.platforms import current_platform
 
@@ -200,7 +204,7 @@ def _sampling_params(pending: PendingRollout) -> Any:
 
 
 @contextmanager
-def _process_state_kept() -> Iterator[None]:
+def process_state_kept() -> Iterator[None]:
     """vLLM seeds the generators of the whole process and replaces ``torch.set_num_threads``: put both back."""
     python_state, numpy_state, set_num_threads = random.getstate(), np.random.get_state(), torch.set_num_threads
     with torch.random.fork_rng():

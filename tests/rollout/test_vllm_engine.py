@@ -78,7 +78,7 @@ def test_sampling_settings_that_vllm_refuses(vllm_engine: Any, make_request: Cal
 
 
 def test_the_start_leaves_the_process_as_it_was() -> None:
-    from posttrain.rollout.vllm_engine import _process_state_kept
+    from posttrain.rollout.vllm_engine import process_state_kept
 
     def draws() -> tuple[float, float, float]:
         return random.random(), float(np.random.rand()), float(torch.rand(()))
@@ -87,7 +87,7 @@ def test_the_start_leaves_the_process_as_it_was() -> None:
     expected = draws()
     random.seed(1), np.random.seed(1), torch.manual_seed(1)
     set_num_threads = torch.set_num_threads
-    with _process_state_kept():
+    with process_state_kept():
         random.seed(2), np.random.seed(2), torch.manual_seed(2)
         torch.set_num_threads = lambda number: None
     assert draws() == expected
