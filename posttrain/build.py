@@ -40,7 +40,9 @@ def build_trainer(job: Job[Any], model: str | Path) -> Any:
     """The trainer of ``job``, starting from ``model``."""
     task = job.data.build()
     components: dict[str, Any] = {}
-    if job.method not in SAMPLE_NOTHING:
+    if job.method == "sft":
+        components = {"grader": job.reward.build() if job.reward else task.reward(), "engine": job.engine}
+    elif job.method not in SAMPLE_NOTHING:
         components = {"reward": build_reward(job, task), "grader": task.reward(), "engine": job.engine}
     return trainer_class(job.method)(
         model,
@@ -71,7 +73,9 @@ def warm_start_job(job: Job[Any], folder: Path) -> Job[SFTConfig]:
     """The supervised job that makes the starting model of ``job``."""
     assert job.warm_start is not None
     run = job.run.model_copy(update={"folder": str(folder), "warm_start_folder": None})
-    return Job[SFTConfig](method="sft", model=job.model, data=job.data, trainer=job.warm_start, run=run)
+    return Job[SFTConfig](
+        method="sft", model=job.model, data=job.warm_start_data or job.data, trainer=job.warm_start, run=run
+    )
 
 
 def tiny_model(job: Job[Any]) -> Path:

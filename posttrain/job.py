@@ -55,6 +55,7 @@ class Job(Config, Generic[TrainerConfigT]):
     reward: RewardConfig | None = Field(default=None, description="null: the task's own")
     trainer: TrainerConfigT
     warm_start: SFTConfig | None = Field(default=None, description="fine-tune on the demonstrations first")
+    warm_start_data: TaskConfig | None = Field(default=None, description="of the warm start; null: data")
     run: RunConfig = Field(default_factory=RunConfig)
 
     @model_validator(mode="before")
@@ -66,8 +67,10 @@ class Job(Config, Generic[TrainerConfigT]):
     def _sections_fit(self) -> "Job[TrainerConfigT]":
         if self.method in SAMPLE_NOTHING and self.warm_start is not None:
             raise ValueError(f"warm_start is for methods that sample from their policy; with {self.method}, drop it")
-        if self.method in SAMPLE_NOTHING and self.reward is not None:
+        if self.method in SAMPLE_NOTHING and self.reward is not None and not getattr(self.trainer, "eval_rollouts", 0):
             raise ValueError(f"reward is not used by method {self.method}, which learns from its data alone; drop it")
+        if self.warm_start_data is not None and self.warm_start is None:
+            raise ValueError("warm_start_data is there, but there is no warm_start section")
         if self.run.warm_start_folder is not None and self.warm_start is None:
             raise ValueError("run.warm_start_folder keeps a warm-started model, but there is no warm_start section")
         if self.model.attention != "packed_sdpa" and self.model.dtype == "float32":

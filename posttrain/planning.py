@@ -92,7 +92,8 @@ def make_plan(job: Job[Any], launch: Launch) -> Plan:
     plan.sections["Data"] = [(f"{name} examples", describe_lengths(values)) for name, values in lengths.items()]
     supervised = job.warm_start or (job.trainer if isinstance(job.trainer, SFTConfig) else None)
     if supervised is not None:
-        plan.sections["Data"].append(demonstration_line(supervised, tokenizer, shape.context, train))
+        shown = job.warm_start_data.build().train_examples() if job.warm_start_data is not None else train
+        plan.sections["Data"].append(demonstration_line(supervised, tokenizer, shape.context, shown))
     if isinstance(job.trainer, RewardModelConfig):
         plan.sections["Data"].append(pairs_line(job.trainer, encoder, shape.context, train))
     if isinstance(job.trainer, PolicyTrainerConfig):
@@ -188,7 +189,7 @@ def demonstration_line(config: SFTConfig, tokenizer: Any, context: int, examples
     """
     from posttrain.trainers.sft import demonstration_rows
 
-    rows = demonstration_rows(examples, tokenizer, config.max_length or context)
+    rows = demonstration_rows(examples, tokenizer, config.max_length or context, config.only_demonstrated)
     lengths = [len(row["input_ids"]) for row in rows]
     rounds = config.steps * config.batch_size / len(rows)
     return "demonstrations", (

@@ -30,8 +30,10 @@ class ComparisonConfig(Config):
     arms: dict[str, dict[str, Any]] = Field(
         min_length=1,
         description="changes to the job, as sections or dotted keys; a section with a `type` replaces the job's. "
+        "`job` names another job file. {folder} in a text is the seed's folder, where the earlier arms' runs are. "
         "Differences are to the first arm",
     )
+    own_budget: list[str] = Field(default_factory=list, description="arms that spend what their own job says")
     expect: list[str] = Field(default_factory=list, description="such as `oreal end >= 0.7`")
 
     @field_validator("arms", mode="before")
@@ -56,6 +58,9 @@ class ComparisonConfig(Config):
 
     @model_validator(mode="after")
     def _expectations_are_about_arms(self) -> "ComparisonConfig":
+        for arm in self.own_budget:
+            if arm not in self.arms:
+                raise ValueError(f"own_budget: there is no arm {arm!r} (arms: {', '.join(self.arms)})")
         for text in self.expect:
             for arm in Expectation.parse(text).arms:
                 if arm not in self.arms:

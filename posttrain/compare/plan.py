@@ -14,6 +14,8 @@ from posttrain.errors import JobError
 from posttrain.job import Job, load_job
 from posttrain.training.run_folder import JOB_FILE
 
+# budget kind -> the job's key that holds a run to it
+BUDGET_KEYS = {"steps": "trainer.steps", "training_tokens": "trainer.max_trained_tokens"}
 TRAIN_COMMAND = (sys.executable, "-m", "posttrain", "train")
 
 
@@ -88,16 +90,18 @@ def plan_runs(comparison: Comparison, train_command: Sequence[str] = TRAIN_COMMA
 def arm_job(comparison: Comparison, arm: str, seed: int, folder: Path) -> Job[Any]:
     """The job of one arm on one seed, in ``folder/ARM``."""
     config = comparison.config
-    changes = dict(overrides(config.arms[arm]))
-    if config.budget.kind == "steps":
-        changes.setdefault("trainer.steps", str(round(config.budget.value)))
-    if config.budget.kind == "training_tokens":
-        changes.setdefault("trainer.max_trained_tokens", str(round(config.budget.value)))
+    said = dict(config.arms[arm])
+    job_file = comparison.path.parent / said.pop("job") if "job" in said else comparison.job_file
+    changes = {key: value.replace("{folder}", str(folder)) for key, value in overrides(said)}
+    if arm not in config.own_budget and config.budget.kind in BUDGET_KEYS:
+        changes.setdefault(BUDGET_KEYS[config.budget.kind], str(round(config.budget.value)))
     changes |= {"run.seed": str(seed), "run.folder": json.dumps(str(folder / arm))}
-    if WARM_START in config.shared:
-        changes["run.warm_start_folder"] = json.dumps(str(folder / WARM_START))
     try:
-        return load_job(comparison.job_file, [f"{key}={value}" for key, value in changes.items()])
+        job = load_job(job_file, [f"{key}={value}" for key, value in changes.items()])
+        if WARM_START in config.shared and job.warm_start is not None:
+            changes["run.warm_start_folder"] = json.dumps(str(folder / WARM_START))
+            job = load_job(job_file, [f"{key}={value}" for key, value in changes.items()])
+        return job
     except JobError as error:
         raise JobError(f"{comparison.path}: arms.{arm}: {error}") from error
 
@@ -113,8 +117,10 @@ def overrides(changes: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[st
 
 
 def _shared_warm_start(jobs: Mapping[str, Job[Any]], folder: Path) -> Job[Any]:
-    """The warm start of a seed, which must be the same for every arm."""
-    warm_starts = {arm: warm_start_job(job, folder) for arm, job in jobs.items()}
+    """The warm start of a seed, which must be the same for every arm that has one."""
+    warm_starts = {arm: warm_start_job(job, folder) for arm, job in jobs.items() if job.warm_start is not None}
+    if not warm_starts:
+        raise JobError("shared: [warm_start]: no arm has a warm_start section; drop `shared`")
     first, *others = warm_starts
     for arm in others:
         if warm_starts[arm] != warm_starts[first]:

@@ -167,7 +167,7 @@ def read_run(
         seconds=seconds,
         warm_start_seconds=warm_start_seconds,
         budget=spent,
-        within_budget=abs(spent - config.budget.value) <= slack,
+        within_budget=arm in config.own_budget or abs(spent - config.budget.value) <= slack,
         curve=tuple(curve),
     )
 

@@ -47,6 +47,7 @@ class ArithmeticConfig(Config):
     min_carries: int = Field(default=0, ge=0, description="columns that carry; for additions")
     max_carries: int | None = Field(default=None, ge=0)
     working: Literal["none", "columns", "totals", "steps"] = "none"
+    demonstrated: float = Field(default=1.0, ge=0, le=1, description="share of training problems with demonstrations")
     answers_only: int = Field(default=0, ge=0, description="demonstrations with the bare answer, beside the one above")
     train_size: int = Field(default=4000, ge=1)
     eval_size: int = Field(default=200, ge=1)
@@ -110,7 +111,10 @@ class ArithmeticTask:
         held_out = self._draw(rng, self.config.eval_size, "eval_size", excluded=set())
         keys = {problem_key(expression) for expression in held_out}
         train = self._draw(rng, self.config.train_size, "train_size", excluded=keys)
-        return [self._example("eval", each) for each in held_out], [self._example("train", each) for each in train]
+        examples = [self._example("train", each) for each in train]
+        for example in examples[round(self.config.demonstrated * len(examples)) :]:
+            example.demonstration = None
+        return [self._example("eval", each) for each in held_out], examples
 
     def _draw(self, rng: random.Random, size: int, key: str, excluded: Collection[ProblemKey]) -> list[list[Token]]:
         """``size`` expressions that differ and are of no ``excluded`` problem."""

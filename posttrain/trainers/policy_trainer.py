@@ -22,7 +22,7 @@ from torch import Tensor
 from posttrain.data.chat import PromptEncoder
 from posttrain.data.sampler import ExampleSampler
 from posttrain.errors import JobError, TrainingDiverged
-from posttrain.evaluation.evaluator import evaluate
+from posttrain.evaluation.held_out import evaluate_held_out
 from posttrain.rewards.checked import ErrorBudget
 from posttrain.rewards.reward import Reward
 from posttrain.rollout.config import TransformersEngineConfig
@@ -148,11 +148,7 @@ class PolicyTrainer:
         in a step; groups are numbered on."""
         first = self.planned
         self.planned += len(examples)
-        stage, n = f"{self.step:06d}", self.config.rollouts_per_prompt
-        return [
-            self.request(example, stage, number, n, seed=derive_seed(self.run.seed, self.step, number, example.id))
-            for number, example in enumerate(examples, start=first)
-        ]
+        return [self.request(example, number) for number, example in enumerate(examples, start=first)]
 
     def collect(self, examples: Sequence[Example]) -> list[RolloutGroup]:
         """How it is gathered: by default this rank samples and scores its share; every rank gets all groups."""
@@ -198,15 +194,15 @@ class PolicyTrainer:
 
     # ---- parts of a step ----------------------------------------------------------------------------------------
 
-    def request(self, example: Example, stage: str, number: int, n: int, seed: int) -> RolloutRequest:
-        """``n`` rollouts of ``example``, the ``number``-th group of ``stage`` (a step's number, or "eval")."""
+    def request(self, example: Example, number: int) -> RolloutRequest:
+        """The rollouts of ``example``, the ``number``-th group of this step."""
         return RolloutRequest(
-            id=f"{stage}/{number:06d}",
+            id=f"{self.step:06d}/{number:06d}",
             example=example,
             prompt_ids=self.encoder.prompt_ids(example),
             sampling=self.config.sampling,
-            seed=seed,
-            n=n,
+            seed=derive_seed(self.run.seed, self.step, number, example.id),
+            n=self.config.rollouts_per_prompt,
             group=number,
         )
 
@@ -314,15 +310,16 @@ class PolicyTrainer:
 
     def evaluate(self) -> dict[str, float]:
         """mean@k over the held-out prompts: ``eval_rollouts`` completions of each, sampled as in training."""
-        if not self.eval_dataset:
-            return {}
-        n = self.config.eval_rollouts
-        requests = [
-            self.request(example, "eval", number, n, seed=derive_seed(self.run.seed, "eval", example.id))
-            for number, example in enumerate(self.eval_dataset)
-        ]
-        mine = requests[self.accelerator.process_index :: self.accelerator.num_processes]
-        return evaluate(gather_lists(self.accelerator, collect_groups(self.engine, mine, self.grader)[0]))
+        return evaluate_held_out(
+            self.accelerator,
+            self.engine,
+            self.encoder,
+            self.eval_dataset,
+            self.grader,
+            sampling=self.config.sampling,
+            n=self.config.eval_rollouts,
+            seed=self.run.seed,
+        )
 
     # ---- state --------------------------------------------------------------------------------------------------
 

@@ -13,6 +13,11 @@ from transformers import PreTrainedTokenizerBase
 
 from posttrain.data.chat import PromptEncoder
 from posttrain.errors import DataError
+from posttrain.evaluation.held_out import evaluate_held_out
+from posttrain.rewards.reward import Reward
+from posttrain.rollout.config import TransformersEngineConfig
+from posttrain.rollout.engine import RolloutEngine
+from posttrain.rollout.weight_sync import sync_weights
 from posttrain.trainers.sft_config import SFTConfig
 from posttrain.trainers.trl_session import Session, TRLMethod, drawn_order, fewest_micro_batches, trl
 from posttrain.training.model import add_adapter, load_causal_lm
@@ -31,7 +36,9 @@ class SFTTrainer(TRLMethod):
     Args:
         model: folder or hub id of the model to start from.
         train_dataset: examples with demonstrations; one with several gives a row for each.
-        eval_dataset: not used, as nothing is sampled here.
+        eval_dataset: held-out prompts, sampled and graded where ``eval_rollouts`` is set.
+        grader: judges held-out completions.
+        engine: an engine config, which samples them; None: the embedded engine.
         model_config: how the model is held (``path`` is taken from ``model``).
         run: folder, seed and trackers.
 
@@ -57,13 +64,39 @@ class SFTTrainer(TRLMethod):
         *,
         train_dataset: Sequence[Example],
         eval_dataset: Sequence[Example] = (),
+        grader: Reward | None = None,
+        engine: Any = None,
         model_config: ModelConfig | None = None,
         run: RunConfig | None = None,
     ) -> None:
         super().__init__(model, config, model_config, run)
         longest = config.max_length or self.model.config.max_position_embeddings
-        self.rows = demonstration_rows(train_dataset, self.tokenizer, longest)
+        self.rows = demonstration_rows(train_dataset, self.tokenizer, longest, config.only_demonstrated)
         self.order = drawn_order(len(self.rows), config.steps * config.batch_size, self.run.seed)
+
+        self.eval_every = config.eval_every
+        self.eval_dataset = eval_dataset if config.eval_rollouts and grader is not None else ()
+        self.grader = grader
+        self.evaluations = 0
+        if self.eval_dataset:
+            self.engine: RolloutEngine = (engine or TransformersEngineConfig()).build(model, self.run.seed)
+
+    def evaluate(self) -> dict[str, float]:
+        """mean@k over the held-out prompts, as the methods that sample measure it."""
+        if not self.eval_dataset or self.grader is None:
+            return {}
+        self.evaluations += 1
+        sync_weights(self.model, self.engine, version=self.evaluations)
+        return evaluate_held_out(
+            self.accelerator,
+            self.engine,
+            PromptEncoder(self.tokenizer),
+            self.eval_dataset,
+            self.grader,
+            sampling=self.config.sampling,
+            n=self.config.eval_rollouts,
+            seed=self.run.seed,
+        )
 
     def load_model(self, path: str | Path) -> Any:
         """A causal language model, with an adapter if the job asks for one."""
@@ -93,9 +126,11 @@ class SFTTrainer(TRLMethod):
         )
 
 
-def demonstration_rows(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, max_length: int) -> list[Row]:
+def demonstration_rows(
+    examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, max_length: int, only_demonstrated: bool = False
+) -> list[Row]:
     """``input_ids`` (prompt, demonstration, end token) and ``labels`` of every demonstration; the loss is on the last
-    two parts.
+    two parts. ``only_demonstrated`` leaves out examples that have none.
 
     Raises:
         DataError: an example has no demonstration, or its row has more than ``max_length`` tokens.
@@ -104,6 +139,8 @@ def demonstration_rows(examples: Sequence[Example], tokenizer: PreTrainedTokeniz
     rows: list[Row] = []
     for example in examples:
         demonstration = example.demonstration
+        if only_demonstrated and not demonstration:
+            continue
         if not demonstration:
             raise DataError(f"example {example.id!r} has no demonstration, and supervised fine-tuning needs one")
         prompt = encoder.prompt_ids(example)

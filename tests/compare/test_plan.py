@@ -69,6 +69,26 @@ def test_a_budget_of_steps_sets_them(path: Path) -> None:
     assert arm_job(load_comparison(path), "first", 1, Path("out")).trainer.steps == 12
 
 
+def test_an_arm_may_have_a_job_of_its_own(path: Path) -> None:
+    (path.parent / "jobs" / "sft.yaml").write_text(
+        "method: sft\nmodel: {path: x}\ndata: {type: arithmetic}\ntrainer: {steps: 3}\n"
+    )
+    arm = '  sft: {job: jobs/sft.yaml, model.path: "{folder}/first/model"}\nown_budget: [sft]\n'
+    path.write_text(COMPARISON.replace("kind: rollouts", "kind: steps") + arm)
+    comparison = load_comparison(path, [7], Path("out"))
+    job = arm_job(comparison, "sft", 7, Path("out/seed-7"))
+    assert (job.method, job.model.path, job.trainer.steps) == ("sft", "out/seed-7/first/model", 3)
+    assert arm_job(comparison, "first", 7, Path("out/seed-7")).trainer.steps == 100
+    path.write_text(COMPARISON + "own_budget: [third]\n")
+    with pytest.raises(JobError, match=r"own_budget: there is no arm 'third' \(arms: first, second\)"):
+        load_comparison(path)
+
+
+def test_a_budget_of_tokens_stops_the_run(path: Path) -> None:
+    path.write_text(COMPARISON.replace("kind: rollouts", "kind: training_tokens"))
+    assert arm_job(load_comparison(path), "first", 1, Path("out")).trainer.max_trained_tokens == 100
+
+
 def test_overrides() -> None:
     changes = {
         "trainer": {"a": 1e-6, "b": {"c": None}},

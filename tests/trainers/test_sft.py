@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from posttrain.data.chat import PromptEncoder
 from posttrain.errors import DataError, Interrupted
+from posttrain.rewards.reward import RewardInput, RewardOutput
+from posttrain.trainers.grpo import GRPOTrainer
+from posttrain.trainers.grpo_config import GRPOConfig
 from posttrain.trainers.sft import NOT_IN_LOSS, SFTTrainer, demonstration_rows, packed_batch
 from posttrain.trainers.sft_config import SFTConfig
 from posttrain.trainers.trl_session import Session, drawn_order, fewest_micro_batches
@@ -18,6 +22,16 @@ from posttrain.training.model_config import LoRAConfig, ModelConfig
 from posttrain.training.run_config import RunConfig
 from posttrain.training.run_log import read_metrics
 from posttrain.types import Example
+
+
+class ParityReward:
+    """The parity of the sum of the completion's tokens."""
+
+    def score(self, inputs: Sequence[RewardInput]) -> list[RewardOutput]:
+        return [RewardOutput(float(sum(item.completion_ids) % 2)) for item in inputs]
+
+    def close(self) -> None:
+        pass
 
 
 def examples(count: int = 24) -> list[Example]:
@@ -188,6 +202,42 @@ def test_a_finished_run_is_not_run_again(tiny_model_folder: Path, tmp_path: Path
     written = (model / "model.safetensors").stat().st_mtime_ns
     assert make_trainer(tiny_model_folder, tmp_path).train(resume="auto").model_folder == model
     assert (model / "model.safetensors").stat().st_mtime_ns == written
+
+
+def test_held_out_prompts_are_graded_as_in_the_methods_that_sample(tiny_model_folder: Path, tmp_path: Path) -> None:
+    held_out = [Example(id=f"e{n}", prompt=f"{n}=", answer=str(n)) for n in range(6)]
+    config = SFTConfig(
+        steps=2, batch_size=8, learning_rate=1e-2, eval_rollouts=4, sampling={"max_completion_tokens": 3}
+    )
+    trainer = SFTTrainer(
+        tiny_model_folder,
+        config,
+        train_dataset=[Example(id=f"d{n}", prompt=f"{n}=", demonstration=str(n)) for n in range(10)],
+        eval_dataset=held_out,
+        grader=ParityReward(),
+        run=RunConfig(folder=str(tmp_path / "sft")),
+    )
+    summary = trainer.train()
+    for model, measured in ((tiny_model_folder, summary.first), (summary.model_folder, summary.last)):
+        grpo = GRPOTrainer(
+            model,
+            GRPOConfig(prompts_per_step=1, eval_rollouts=4, sampling=config.sampling),
+            reward=ParityReward(),
+            train_dataset=held_out,
+            eval_dataset=held_out,
+            run=RunConfig(folder=str(tmp_path / "grpo")),
+        )
+        expected = grpo.evaluate()
+        assert {name: measured[name] for name in expected} == expected
+    assert summary.first["eval/accuracy"] != summary.last["eval/accuracy"]
+
+
+def test_rows_without_demonstration_may_be_left_out(tiny_model_folder: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model_folder)
+    bare = Example(id="bare", prompt="1=")
+    assert len(demonstration_rows([*examples(3), bare], tokenizer, 64, only_demonstrated=True)) == 3
+    with pytest.raises(DataError, match="there are no examples"):
+        demonstration_rows([bare], tokenizer, 64, only_demonstrated=True)
 
 
 def test_the_metrics_are_json_numbers(tiny_model_folder: Path, tmp_path: Path) -> None:
