@@ -36,9 +36,7 @@ def _example(**values: Any) -> ConfigDict:
 class ScoreBody(BaseModel):
     """What ``/v1/score`` is asked."""
 
-    model_config = _example(
-        items=[{"prompt": "What is 6 * 7?", "completion": "It is \\boxed{42}.", "answer": "42"}], model="math"
-    )
+    model_config = _example(items=[{"prompt": "What is 6 * 7?", "completion": "It is \\boxed{42}.", "answer": "42"}])
 
     items: list[ScoreItem]
     model: str | None = Field(default=None, description="name of a reward; null: the server's first")
@@ -165,7 +163,7 @@ class VLLMBody(BaseModel):
 class VLLMScoreBody(VLLMBody):
     """vLLM's ``/score``: prompts and completions, one to one or one to many, under any of vLLM's names."""
 
-    model_config = _example(model="math", queries="What is 6 * 7?", documents=["\\boxed{42}", "\\boxed{41}"])
+    model_config = _example(queries="What is 6 * 7?", documents=["\\boxed{42}", "\\boxed{41}"])
 
     queries: str | list[str]
     documents: str | list[str]
@@ -196,7 +194,7 @@ class VLLMScoreBody(VLLMBody):
 class VLLMPoolingBody(VLLMBody):
     """vLLM's ``/classify`` and ``/pooling``: texts, or a conversation that ends with the completion."""
 
-    model_config = _example(model="math", input=["6 * 7 = \\boxed{42}"])
+    model_config = _example(input=["6 * 7 = \\boxed{42}"])
 
     input: str | list[str] | None = None
     messages: list[Message] | None = None

@@ -48,9 +48,13 @@ def test_further_columns_reach_the_reward(start_server: Any) -> None:
 
 def test_identical_requests_give_identical_bytes(server: Any) -> None:
     items = [{"completion": str(number), "answer": "3"} for number in range(9)]
+
+    def ask(_: int) -> bytes:
+        content: bytes = server.http.post("/v1/score", json={"items": items, "model": "integer"}).content
+        return content
+
     with ThreadPoolExecutor(8) as pool:
-        replies = list(pool.map(lambda _: server.http.post("/v1/score", json={"items": items, "model": "integer"}).content,
-                                range(40)))  # fmt: skip
+        replies = list(pool.map(ask, range(40)))
     assert len(set(replies)) == 1
 
 
