@@ -80,12 +80,12 @@ class WeightedSumReward:
         parts: dict[str, float] = {}
         terms: list[float] = []
         for name, output in outputs.items():
-            parts |= _parts_under(name, output)
+            parts |= parts_under(name, output)
             if output.score is not None:
                 terms.append(self.parts[name][0] * output.score)
         for name, output in outputs.items():
             if output.error is not None:
-                return _failed(name, output, parts)
+                return failed_part(name, output, parts)
         return RewardOutput(sum(terms) if terms else None, parts)
 
     def close(self) -> None:
@@ -118,13 +118,13 @@ class GateReward:
         ]
 
     def _through(self, condition: RewardOutput, output: RewardOutput) -> RewardOutput:
-        parts = _parts_under(self.names[0], condition) | _parts_under(self.names[1], output)
-        return _failed(self.names[1], output, parts) if output.error else RewardOutput(output.score, parts)
+        parts = parts_under(self.names[0], condition) | parts_under(self.names[1], output)
+        return failed_part(self.names[1], output, parts) if output.error else RewardOutput(output.score, parts)
 
     def _stopped(self, condition: RewardOutput) -> RewardOutput:
-        parts = _parts_under(self.names[0], condition)
+        parts = parts_under(self.names[0], condition)
         if condition.error is not None:
-            return _failed(self.names[0], condition, parts)
+            return failed_part(self.names[0], condition, parts)
         return RewardOutput(None if condition.score is None else self.otherwise, parts)
 
     def close(self) -> None:
@@ -162,9 +162,9 @@ class RouteReward:
             message = f"no route for {self.by} {value!r} (routes: {known}; no default)"
             return [RewardOutput(None, error="invalid_input", message=message) for _ in inputs]
         return [
-            _failed(name, output, _parts_under(name, output))
+            failed_part(name, output, parts_under(name, output))
             if output.error
-            else RewardOutput(output.score, _parts_under(name, output))
+            else RewardOutput(output.score, parts_under(name, output))
             for output in outputs_of(reward, inputs)
         ]
 
@@ -175,10 +175,12 @@ class RouteReward:
             self.default.close()
 
 
-def _parts_under(name: str, output: RewardOutput) -> dict[str, float]:
+def parts_under(name: str, output: RewardOutput) -> dict[str, float]:
+    """The part's score under ``name``, and its own parts below."""
     own = {} if output.score is None else {name: output.score}
     return own | {f"{name}/{part}": value for part, value in output.parts.items()}
 
 
-def _failed(name: str, output: RewardOutput, parts: dict[str, float]) -> RewardOutput:
+def failed_part(name: str, output: RewardOutput, parts: dict[str, float]) -> RewardOutput:
+    """The whole, where the part ``name`` is needed and failed."""
     return RewardOutput(None, parts, output.error, f"{name}: {output.message}")
