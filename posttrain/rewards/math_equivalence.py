@@ -46,8 +46,8 @@ def judge(item: dict[str, Any]) -> dict[str, Any]:
 def _parsed(text: str) -> list[Any]:
     """Expressions only: without math-verify's last resort, the text itself. A plain number needs no grammar."""
     latex = latex_form(text)
-    if re.fullmatch(r"-?\d{1,15}(\.\d{1,15})?", latex):
-        return [sympy.Number(latex)]
+    if number := re.fullmatch(r"-?\d{1,15}(\.\d{1,15})?", latex):
+        return [sympy.Float(latex) if number[1] else sympy.Integer(latex)]
     found = parse(f"${latex}$", EXTRACTION, parsing_timeout=None)
     return [_with_imaginary_unit(expression) for expression in found if not isinstance(expression, str)]
 
@@ -87,6 +87,6 @@ def _real(expression: Any) -> float | None:
     if not getattr(expression, "is_number", False):
         return None
     try:
-        return float(expression.evalf())
+        return float(expression)
     except (TypeError, ValueError, OverflowError):
         return None
