@@ -8,8 +8,10 @@ from pydantic import ConfigDict
 from posttrain.config import CustomConfig, component_union, load_object
 from posttrain.rewards.bleu import BleuConfig, BleuRougeConfig
 from posttrain.rewards.composition import GateConfig, RouteConfig, WeightedPart, WeightedSumConfig
+from posttrain.rewards.ensemble import EnsembleConfig
 from posttrain.rewards.exact_integer import ExactIntegerConfig
 from posttrain.rewards.format import FormatConfig
+from posttrain.rewards.learned import LearnedConfig
 from posttrain.rewards.math_answer import MathAnswerConfig
 from posttrain.rewards.on_error import BaseRewardConfig
 from posttrain.rewards.overlong import OverlongConfig
@@ -17,6 +19,7 @@ from posttrain.rewards.reference import ChrfConfig, ExactMatchConfig, RougeLConf
 from posttrain.rewards.remote import RemoteConfig
 from posttrain.rewards.reward import Reward
 from posttrain.rewards.shuffled import ShuffledConfig
+from posttrain.rewards.token_reward import TokenRewardConfig
 from posttrain.rewards.trl_function import TRLFunctionConfig, TRLFunctionReward
 
 
@@ -59,8 +62,11 @@ else:
         RouteConfig,
         ShuffledConfig,
         RemoteConfig,
+        LearnedConfig,
+        TokenRewardConfig,
+        EnsembleConfig,
         custom=CustomRewardConfig,
     )
 
-for _config in (WeightedPart, WeightedSumConfig, GateConfig, RouteConfig, ShuffledConfig):
+for _config in (WeightedPart, WeightedSumConfig, GateConfig, RouteConfig, ShuffledConfig, EnsembleConfig):
     _config.model_rebuild(_types_namespace={"RewardConfig": RewardConfig})

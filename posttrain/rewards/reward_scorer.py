@@ -11,6 +11,7 @@ from posttrain.data.chat import PromptEncoder
 from posttrain.errors import DataError, JobError
 from posttrain.rewards.reward import RewardInput, RewardOutput
 from posttrain.rewards.sequence_classifier import check_is_reward_model, load_reward_tokenizer
+from posttrain.types import Example
 
 if TYPE_CHECKING:
     from posttrain.rewards.learned import BaseRewardModelConfig
@@ -91,20 +92,36 @@ class RewardModelScorer:
 
     def encode(self, item: RewardInput) -> EncodedText | str:
         """The chat template once over the whole conversation, or plain text and EOS; or why it cannot be read."""
-        example = item.example
-        if isinstance(example.prompt, str) and self.config.text_prompts == "user_turn":
-            example = replace(example, prompt=[{"role": "user", "content": example.prompt}])
+        finished = item.finish_reason == "stop"
         try:
             with self._lock:
-                ids, start = self.encoder.judged_ids(example, item.completion, finished=item.finish_reason == "stop")
+                ids, start = self.encoder.judged_ids(self._example(item), item.completion, finished)
         except DataError as error:
             return str(error)
         end = len(ids)
         while end > 1 and ids[end - 1] == self.model_config.pad_token_id:
             end -= 1
-        return self.fitted(ids[:end], min(start, end))
+        return self._fitted(ids[:end], min(start, end))
 
-    def fitted(self, ids: list[int], start: int) -> EncodedText | str:
+    def encode_sampled(self, item: RewardInput, completion_ids: list[int] | None = None) -> EncodedText | str:
+        """As a policy samples: the prompt, then ``completion_ids``, or else the text and the EOS where it ended."""
+        try:
+            with self._lock:
+                prompt = self.encoder.prompt_ids(self._example(item))
+                ids = completion_ids or self.encoder.completion_ids(item.completion)
+        except DataError as error:
+            return str(error)
+        if completion_ids is None and item.finish_reason == "stop":
+            ids = [*ids, self.encoder.tokenizer.eos_token_id]
+        return self._fitted(prompt + ids, len(prompt))
+
+    def _example(self, item: RewardInput) -> Example:
+        example = item.example
+        if isinstance(example.prompt, str) and self.config.text_prompts == "user_turn":
+            return replace(example, prompt=[{"role": "user", "content": example.prompt}])
+        return example
+
+    def _fitted(self, ids: list[int], start: int) -> EncodedText | str:
         """At most ``max_length`` tokens: the prompt loses its first, but not its last one."""
         excess = max(0, len(ids) - self.max_length)
         if excess >= start > 0:

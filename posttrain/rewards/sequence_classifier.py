@@ -26,6 +26,8 @@ class SequenceClassifier:
         accelerator = torch.accelerator.current_accelerator()
         self.device = torch.device(config.device or accelerator or "cpu")
         self.model.to(self.device)
+        self._last_hidden: Tensor | None = None
+        self.model.base_model.register_forward_hook(self._keep_last_hidden)
 
     @torch.inference_mode()
     def read(self, texts: Sequence["EncodedText"], with_states: bool) -> list[tuple[float, Tensor | None]]:
@@ -34,6 +36,10 @@ class SequenceClassifier:
         for chosen in length_batches([len(text.ids) for text in texts], self.tokens_per_batch):
             results.update(zip(chosen, self._forward([texts[index] for index in chosen], with_states), strict=True))
         return [results[index] for index in range(len(texts))]
+
+    def states(self, hidden: Tensor) -> Tensor:
+        """What is handed out of last hidden states [1 + C, hidden]."""
+        return hidden.float().cpu()
 
     def close(self) -> None:
         """The model goes with the last reference to it."""
@@ -47,13 +53,23 @@ class SequenceClassifier:
         ids = torch.tensor([text.ids + [pad] * (width - len(text.ids)) for text in texts], device=self.device)
         lengths = torch.tensor([len(text.ids) for text in texts], device=self.device)
         mask = (torch.arange(width, device=self.device) < lengths[:, None]).long()
-        output = self.model(input_ids=ids, attention_mask=mask, output_hidden_states=with_states)
-        scores = output.logits[:, 0].float().tolist()
-        if not with_states:
+        scores = self.model(input_ids=ids, attention_mask=mask).logits[:, 0].float().tolist()
+        hidden, self._last_hidden = self._last_hidden, None
+        if not with_states or hidden is None:
             return [(score, None) for score in scores]
-        last = output.hidden_states[-1]
-        states = [last[row, text.start - 1 : len(text.ids)].float().cpu() for row, text in enumerate(texts)]
+        states = [self.states(hidden[row, text.start - 1 : len(text.ids)]) for row, text in enumerate(texts)]
         return list(zip(scores, states, strict=True))
+
+    def _keep_last_hidden(self, _module: Any, _inputs: Any, output: Any) -> None:
+        """Asking transformers for hidden states would keep those of every layer."""
+        self._last_hidden = output[0]
+
+
+class TokenClassifier(SequenceClassifier):
+    """Its states are the head's scores of the tokens, float32 [1 + C]; only those leave the device."""
+
+    def states(self, hidden: Tensor) -> Tensor:
+        return self.model.score(hidden)[:, 0].float().cpu()
 
 
 def length_batches(lengths: Sequence[int], tokens_per_batch: int) -> Iterator[list[int]]:

@@ -151,6 +151,13 @@ class OREALTrainer(PolicyTrainer):
             return PolicyModel(self._adapted_reference, self.temperature, self.model_config.logits_chunk_size)
         return self.frozen(self.model_path)
 
+    def save_model(self, folder: Path) -> None:
+        """The policy, and the token reward model in the folder ``token_reward_model`` below it."""
+        super().save_model(folder)
+        if self.token_model is not None:
+            scorer: TokenRewardModel = self.accelerator.unwrap_model(self.token_model.model)
+            scorer.save(folder / "token_reward_model", self.tokenizer, self.accelerator.is_main_process)
+
     def _token_model_backbone(self) -> torch.nn.Module:
         if self._adapted_reference is not None:
             return self._adapted_reference
