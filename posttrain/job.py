@@ -80,6 +80,8 @@ class Job(Config, Generic[TrainerConfigT]):
     @model_validator(mode="after")
     def _completions_fit_the_tiny_model(self) -> "Job[TrainerConfigT]":
         sampling = getattr(self.trainer, "sampling", None)
+        if isinstance(self.trainer, SFTConfig) and not self.trainer.eval_rollouts:
+            return self
         if self.model.tiny is not None and sampling is not None:
             budget, context = sampling.max_completion_tokens, self.model.tiny.max_length
             if budget >= context:
