@@ -5,15 +5,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from posttrain.rewards.bleu_score import (
-    Bleu,
-    Matches,
-    SmoothMethod,
-    count_references,
-    evaluate_bleu,
-    match,
-    sacrebleu_bleu,
-)
+from posttrain.rewards.bleu_score import Bleu, Matches, SmoothMethod, evaluate_bleu, sacrebleu_bleu
 from posttrain.rewards.bleu_tokenizer import TokenizerName, load_tokenizer
 from posttrain.rewards.reference import (
     Judge,
@@ -57,6 +49,8 @@ class BleuKeys(ReferenceRewardConfig):
 
     def judges(self) -> Callable[[Sequence[str]], Judge]:
         """What makes BLEU's judge of a list of references."""
+        from posttrain.rewards.ngram_matches import count_references, match
+
         split = load_tokenizer(self.tokenize)
 
         def tokens(text: str) -> list[str]:
@@ -66,7 +60,7 @@ class BleuKeys(ReferenceRewardConfig):
 
         def prepare(references: Sequence[str]) -> Judge:
             counts = count_references(tokenized(references, tokens))
-            return lambda completion: self._output(self._bleu(match(tokens(completion), counts)))
+            return lambda texts: [self._output(self._bleu(found)) for found in match([*map(tokens, texts)], counts)]
 
         return prepare
 
@@ -104,7 +98,7 @@ class BleuRougeConfig(BleuKeys):
 
         def prepare(references: Sequence[str]) -> Judge:
             bleu, rouge = bleu_of(references), rouge_of(references)
-            return lambda completion: _harmonic_mean(bleu(completion), rouge(completion))
+            return lambda completions: [*map(_harmonic_mean, bleu(completions), rouge(completions))]
 
         return ReferenceReward("bleu_rouge", prepare, self)
 

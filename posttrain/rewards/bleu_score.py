@@ -1,26 +1,12 @@
-"""Sentence BLEU from tokens: n-gram counts clipped by several references, and the formulas that make them a score.
-
-Pure functions. What the references need is counted once, however many completions are scored against them.
-"""
+"""The formulas that make a sentence's BLEU of its matched n-grams: the evaluate package's, and sacrebleu's."""
 
 import math
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 MAX_ORDER = 4
 SmoothMethod = Literal["exp", "floor", "add-k", "none"]
-Ngram = tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class ReferenceCounts:
-    """``counts[n - 1]`` says how often an n-gram occurs in the reference that has it most often; ``lengths`` are the
-    references' tokens."""
-
-    counts: tuple[Mapping[Ngram, int], ...]
-    lengths: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +15,12 @@ class Matches:
     often as it occurs there. ``length`` and ``reference_lengths`` are in tokens."""
 
     matched: tuple[int, ...]
-    possible: tuple[int, ...]
     length: int
     reference_lengths: tuple[int, ...]
+
+    @property
+    def possible(self) -> tuple[int, ...]:
+        return tuple(max(self.length - before, 0) for before in range(MAX_ORDER))
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,36 +39,6 @@ class Bleu:
     def score(self) -> float:
         """Brevity penalty times geometric mean of the precisions."""
         return self.brevity_penalty * self.mean_precision
-
-
-def ngrams(tokens: Sequence[str], order: int) -> "zip[Ngram]":
-    """The n-grams of ``tokens``, in order: one for each position that has enough tokens after it."""
-    return zip(*(tokens[start:] for start in range(order)), strict=False)
-
-
-def count_references(references: Sequence[Sequence[str]]) -> ReferenceCounts:
-    """The counts that ``match`` needs of the token lists ``references``."""
-    counts: list[dict[Ngram, int]] = [{} for _ in range(MAX_ORDER)]
-    for tokens in references:
-        for order in range(1, MAX_ORDER + 1):
-            new, known = Counter(ngrams(tokens, order)), counts[order - 1]
-            # Most n-grams occur once: only those that do not can be clipped at more than the other references say.
-            repeated = {ngram: max(count, known.get(ngram, 0)) for ngram, count in new.items() if count > 1}
-            counts[order - 1] = {**new, **known, **repeated}
-    return ReferenceCounts(tuple(counts), tuple(map(len, references)))
-
-
-def match(tokens: Sequence[str], references: ReferenceCounts) -> Matches:
-    """How many n-grams of a completion the references share, each clipped at its count there (BLEU, Papineni et al.,
-    2002, section 2.1)."""
-    matched = []
-    for order, known in enumerate(references.counts, start=1):
-        counts = Counter(ngrams(tokens, order))
-        once_each = sum(map(known.__contains__, counts))
-        further = sum([min(count, known.get(ngram, 1)) - 1 for ngram, count in counts.items() if count > 1])
-        matched.append(once_each + further)
-    possible = tuple(max(len(tokens) - order + 1, 0) for order in range(1, MAX_ORDER + 1))
-    return Matches(tuple(matched), possible, len(tokens), references.lengths)
 
 
 def evaluate_bleu(matches: Matches, smooth: bool = True) -> Bleu:

@@ -33,7 +33,7 @@ def _uncached(tokenizer: Any) -> Callable[[str], str]:
 
 
 def _word_by_word(rules: Callable[[str], str]) -> Callable[[str], str]:
-    """``rules`` of a line, applied to each distinct word once: those of 13a never look past white space."""
+    """13a's ``rules`` of a line, which never look past white space, applied once to each distinct word."""
 
     @lru_cache(maxsize=WORDS_KEPT)
     def apart(word: str) -> str:

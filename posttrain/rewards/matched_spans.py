@@ -1,10 +1,10 @@
 """Where in a completion the n-grams are that a reference shares: what a page highlights."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-from posttrain.rewards.bleu_score import count_references, evaluate_bleu, match, ngrams
-from posttrain.rewards.bleu_tokenizer import Tokenizer, TokenizerName, load_tokenizer
+from posttrain.rewards.bleu_score import evaluate_bleu
+from posttrain.rewards.bleu_tokenizer import TokenizerName, load_tokenizer
 
 # How text may spell a character of a 13a token, and what 13a takes out of it.
 _SPELLED_13A = {'"': '(?:&quot;|")', "&": "(?:&amp;|&)", "<": "(?:&(?:amp;)?lt;|<)", ">": "(?:&(?:amp;)?gt;|>)"}
@@ -15,13 +15,13 @@ def matched_spans(
     completion: str, reference: str, order: int, tokenize: TokenizerName = "13a", lowercase: bool = False
 ) -> list[tuple[int, int]]:
     """The character spans ``[start, end)`` of ``completion`` that n-grams of ``order`` tokens cover which are in
-    ``reference`` too; in order, overlapping ones joined. Every occurrence counts, also where BLEU clips."""
+    ``reference`` too; in order, joined where they meet. Every occurrence counts, also where BLEU clips."""
     split = load_tokenizer(tokenize)
     tokens = split(completion)
-    known = set(ngrams(_cased(split(reference), lowercase), order))
     places = _token_spans(completion, tokens, is_13a=tokenize == "13a")
+    known = set(_ngrams(split(reference), order, lowercase))
     spans: list[tuple[int, int]] = []
-    for position, ngram in enumerate(ngrams(_cased(tokens, lowercase), order)):
+    for position, ngram in enumerate(_ngrams(tokens, order, lowercase)):
         if ngram in known:
             start, end = places[position][0], places[position + order - 1][1]
             if spans and start <= spans[-1][1]:
@@ -33,14 +33,17 @@ def matched_spans(
 
 def closest_reference(completion: str, references: Sequence[str], tokenize: TokenizerName = "13a") -> int:
     """The index of the reference that alone gives ``completion`` the highest smoothed BLEU."""
-    split: Tokenizer = load_tokenizer(tokenize)
+    from posttrain.rewards.ngram_matches import count_references, match
+
+    split = load_tokenizer(tokenize)
     tokens = split(completion)
-    scores = [evaluate_bleu(match(tokens, count_references([split(reference)]))).score for reference in references]
+    scores = [evaluate_bleu(match([tokens], count_references([split(text)]))[0]).score for text in references]
     return scores.index(max(scores))
 
 
-def _cased(tokens: Sequence[str], lowercase: bool) -> list[str]:
-    return [token.lower() for token in tokens] if lowercase else list(tokens)
+def _ngrams(tokens: Sequence[str], order: int, lowercase: bool) -> Iterable[tuple[str, ...]]:
+    tokens = [token.lower() for token in tokens] if lowercase else tokens
+    return zip(*(tokens[start:] for start in range(order)), strict=False)
 
 
 def _token_spans(text: str, tokens: Sequence[str], is_13a: bool) -> list[tuple[int, int]]:

@@ -17,8 +17,8 @@ from posttrain.rewards.reward import Reward, RewardInput, RewardOutput
 from posttrain.rewards.text_processing import TextProcessing
 from posttrain.types import Example
 
-# Judges a completion by the references that it was made for.
-Judge = Callable[[str], RewardOutput]
+# Judges completions by the references that it was made for.
+Judge = Callable[[Sequence[str]], list[RewardOutput]]
 RougeTokenizerName = Literal["rouge"] | TokenizerName
 
 _ARTICLE = re.compile(r"\b(?:a|an|the)\b")
@@ -30,7 +30,7 @@ class ReferenceRewardConfig(BaseRewardConfig):
 
     text: TextProcessing = Field(default_factory=TextProcessing, description="what of a completion is compared")
     cached_examples: int = Field(
-        default=256, ge=0, description="examples whose references stay counted; 0.4 MB for five of 300 tokens"
+        default=256, ge=0, description="examples whose references stay counted; 0.15 MB for BLEU, five of 300 tokens"
     )
 
 
@@ -70,7 +70,8 @@ class ReferenceReward:
         outputs: dict[int, RewardOutput] = {}
         for references, rows in groups.items():
             judge = self._judge_of(references)
-            outputs.update((row, judge(self.text.of_completion(inputs[row].completion))) for row in rows)
+            judged = judge([self.text.of_completion(inputs[row].completion) for row in rows])
+            outputs.update(zip(rows, judged, strict=True))
         return [_naming(item.example, outputs[row]) for row, item in enumerate(inputs)]
 
     def _references(self, example: Example) -> tuple[str, ...]:
@@ -89,7 +90,7 @@ class ReferenceReward:
             return self._prepare(texts)
         except UnusableReference as error:
             failure = RewardOutput(None, error="invalid_input", message=str(error))
-            return lambda completion: failure
+            return lambda completions: [failure] * len(completions)
 
     def close(self) -> None:
         """There is nothing to end."""
@@ -128,7 +129,7 @@ class ChrfConfig(ReferenceRewardConfig):
 
         def prepare(references: Sequence[str]) -> Judge:
             chrf = CHRF(**keys, references=[[reference] for reference in references])
-            return lambda completion: RewardOutput(chrf.corpus_score([completion], None).score / 100)
+            return lambda texts: [RewardOutput(chrf.corpus_score([text], None).score / 100) for text in texts]
 
         return ReferenceReward("chrf", prepare, self)
 
@@ -157,11 +158,11 @@ def rouge_l_judges(tokenizer: RougeTokenizerName) -> Callable[[Sequence[str]], J
     def prepare(references: Sequence[str]) -> Judge:
         tokenized(references, tokenize)
 
-        def judge(completion: str) -> RewardOutput:
+        def judged(completion: str) -> RewardOutput:
             best = scorer.score_multi(references, completion)["rougeL"]
             return RewardOutput(float(best.fmeasure), {"precision": best.precision, "recall": best.recall})
 
-        return judge
+        return lambda completions: [judged(completion) for completion in completions]
 
     return prepare
 
@@ -186,7 +187,7 @@ class ExactMatchConfig(WordsConfig):
     def make(self) -> Reward:
         def prepare(references: Sequence[str]) -> Judge:
             wanted = tokenized(references, self.words)
-            return lambda completion: RewardOutput(float(self.words(completion) in wanted))
+            return lambda completions: [RewardOutput(float(self.words(text) in wanted)) for text in completions]
 
         return ReferenceReward("exact_match", prepare, self, or_answer=True)
 
@@ -201,14 +202,16 @@ class TokenF1Config(WordsConfig):
     def make(self) -> Reward:
         def prepare(references: Sequence[str]) -> Judge:
             wanted = [Counter(words) for words in tokenized(references, self.words)]
-            return lambda completion: max(
-                (_f1(Counter(self.words(completion)), words) for words in wanted), key=lambda output: output.score or 0
-            )
+            return lambda completions: [_best_f1(Counter(self.words(text)), wanted) for text in completions]
 
         return ReferenceReward("token_f1", prepare, self, or_answer=True)
 
 
-def _f1(found: Counter[str], wanted: Counter[str]) -> RewardOutput:
-    shared = (found & wanted).total()
-    precision, recall = shared / max(found.total(), 1), shared / wanted.total()
-    return RewardOutput(2 * shared / (found.total() + wanted.total()), {"precision": precision, "recall": recall})
+def _best_f1(found: Counter[str], references: Sequence[Counter[str]]) -> RewardOutput:
+    measured = []
+    for wanted in references:
+        shared = (found & wanted).total()
+        f1 = 2 * shared / (found.total() + wanted.total())
+        measured.append((f1, shared / max(found.total(), 1), shared / wanted.total()))
+    f1, precision, recall = max(measured)
+    return RewardOutput(f1, {"precision": precision, "recall": recall})
