@@ -31,7 +31,9 @@ def build(config: Mapping[str, Any]) -> Reward:
 
 
 def judge(reward: Reward, completion: str, answer: str = "5") -> RewardOutput:
-    return score_checked(reward, [RewardInput(Example("row", "question", answer), completion, [1] * 90)])[0]
+    return score_checked(reward, [RewardInput(Example("row", "question", answer, [completion]), completion, [1] * 90)])[
+        0
+    ]
 
 
 NESTED = """
