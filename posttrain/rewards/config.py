@@ -11,6 +11,7 @@ from posttrain.rewards.composition import GateConfig, RouteConfig, WeightedPart,
 from posttrain.rewards.ensemble import EnsembleConfig
 from posttrain.rewards.exact_integer import ExactIntegerConfig
 from posttrain.rewards.format import FormatConfig
+from posttrain.rewards.goal_conditioned import GoalConditionedConfig
 from posttrain.rewards.learned import LearnedConfig
 from posttrain.rewards.math_answer import MathAnswerConfig
 from posttrain.rewards.on_error import BaseRewardConfig
@@ -63,6 +64,7 @@ else:
         ShuffledConfig,
         RemoteConfig,
         LearnedConfig,
+        GoalConditionedConfig,
         TokenRewardConfig,
         EnsembleConfig,
         custom=CustomRewardConfig,
