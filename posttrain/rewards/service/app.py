@@ -33,6 +33,7 @@ from posttrain.rewards.service.wire import (
     VLLMPoolingBody,
     VLLMReply,
     VLLMScoreBody,
+    VLLMUsage,
     message_of,
     openrlhf_reply,
     result_of,
@@ -171,8 +172,13 @@ def _add_vllm_routes(app: FastAPI, scoring: Scoring) -> None:
         activation = _logistic if body.use_activation else float
         data = [{"index": index, **datum(output, activation)} for index, output in enumerate(outputs)]
         tokens = sum(estimated_tokens(item.reward_input("")) for item in items)
-        usage = {"prompt_tokens": tokens, "total_tokens": tokens, "completion_tokens": 0, "prompt_tokens_details": None}
-        return VLLMReply(id=uuid4().hex, created=int(time.time()), model=reward.name, data=data, usage=usage)
+        return VLLMReply(
+            id=uuid4().hex,
+            created=int(time.time()),
+            model=reward.name,
+            data=data,
+            usage=VLLMUsage(prompt_tokens=tokens, total_tokens=tokens),
+        )
 
     @app.post("/score")
     async def vllm_score(body: VLLMScoreBody) -> VLLMReply:
@@ -189,13 +195,13 @@ def _add_vllm_routes(app: FastAPI, scoring: Scoring) -> None:
 
     @app.post("/pooling")
     async def vllm_pooling(body: VLLMPoolingBody) -> VLLMReply:
-        """vLLM's pooling API: a row for each token where the reward scores tokens, else one; of ``task: classify``,
-        the score alone."""
+        """vLLM's pooling API: a row for each token where the reward scores tokens, else the score of the text."""
 
         def datum(output: RewardOutput, act: Activation) -> dict[str, Any]:
             score = [act(output.score or 0.0)]
-            rows = [[act(value)] for value in output.token_scores or []] or [score]
-            return {"object": "pooling", "data": score if body.task == "classify" else rows}
+            rows = [[act(value)] for value in output.token_scores] or [score]
+            by_token = body.task == "token_classify" or (body.task is None and output.token_scores)
+            return {"object": "pooling", "data": rows if by_token else score}
 
         return await reply(body, datum)
 

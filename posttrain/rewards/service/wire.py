@@ -215,13 +215,23 @@ class VLLMPoolingBody(VLLMBody):
         return [ScoreItem(completion=text) for text in _listed(self.input or [])]
 
 
+class VLLMUsage(BaseModel):
+    """Tokens, estimated from the length of the texts."""
+
+    prompt_tokens: int
+    total_tokens: int
+    completion_tokens: int = 0
+    prompt_tokens_details: None = None
+    completion_tokens_details: None = None
+
+
 class VLLMReply(BaseModel):
     id: str
     object: str = "list"
     created: int
     model: str
     data: list[dict[str, Any]]
-    usage: dict[str, int | None] = Field(description="tokens, estimated from the length of the texts")
+    usage: VLLMUsage
 
 
 def _listed(value: str | list[str]) -> list[str]:
