@@ -1,6 +1,6 @@
 """Sentence BLEU as a reward: BLEUBERI's variant (arXiv 2505.11080), or sacrebleu's."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -9,6 +9,7 @@ from posttrain.rewards.bleu_score import Bleu, Matches, SmoothMethod, evaluate_b
 from posttrain.rewards.bleu_tokenizer import TokenizerName, load_tokenizer
 from posttrain.rewards.reference import (
     Judge,
+    Prepare,
     ReferenceReward,
     ReferenceRewardConfig,
     RougeTokenizerName,
@@ -47,7 +48,7 @@ class BleuKeys(ReferenceRewardConfig):
             raise ValueError(f"smooth_value of floor must be at most 1; with {self.smooth_value} no match beats one")
         return self
 
-    def judges(self) -> Callable[[Sequence[str]], Judge]:
+    def judges(self) -> Prepare:
         """What makes BLEU's judge of a list of references."""
         from posttrain.rewards.ngram_matches import count_references, match
 

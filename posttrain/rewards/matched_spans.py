@@ -12,16 +12,16 @@ _REMOVED_13A = r"(?:-\n|<skipped>)"
 
 
 def matched_spans(
-    completion: str, reference: str, order: int, tokenize: TokenizerName = "13a", lowercase: bool = False
+    completion: str, reference: str, order: int, tokenize: TokenizerName = "13a"
 ) -> list[tuple[int, int]]:
     """The character spans ``[start, end)`` of ``completion`` that n-grams of ``order`` tokens cover which are in
     ``reference`` too; in order, joined where they meet. Every occurrence counts, also where BLEU clips."""
     split = load_tokenizer(tokenize)
     tokens = split(completion)
     places = _token_spans(completion, tokens, is_13a=tokenize == "13a")
-    known = set(_ngrams(split(reference), order, lowercase))
+    known = set(_ngrams(split(reference), order))
     spans: list[tuple[int, int]] = []
-    for position, ngram in enumerate(_ngrams(tokens, order, lowercase)):
+    for position, ngram in enumerate(_ngrams(tokens, order)):
         if ngram in known:
             start, end = places[position][0], places[position + order - 1][1]
             if spans and start <= spans[-1][1]:
@@ -41,15 +41,13 @@ def closest_reference(completion: str, references: Sequence[str], tokenize: Toke
     return scores.index(max(scores))
 
 
-def _ngrams(tokens: Sequence[str], order: int, lowercase: bool) -> Iterable[tuple[str, ...]]:
-    tokens = [token.lower() for token in tokens] if lowercase else tokens
+def _ngrams(tokens: Sequence[str], order: int) -> Iterable[tuple[str, ...]]:
     return zip(*(tokens[start:] for start in range(order)), strict=False)
 
 
 def _token_spans(text: str, tokens: Sequence[str], is_13a: bool) -> list[tuple[int, int]]:
     """Where each token is in ``text``. Tokenizers put spaces in; 13a also decodes four entities and joins lines."""
-    between = rf"(?:\s|{_REMOVED_13A})*" if is_13a else r"\s*"
-    within = f"{_REMOVED_13A}*" if is_13a else ""
+    between, within = (rf"(?:\s|{_REMOVED_13A})*", f"{_REMOVED_13A}*") if is_13a else (r"\s*", "")
     spelled = _SPELLED_13A if is_13a else {}
     spans, position = [], 0
     for token in tokens:

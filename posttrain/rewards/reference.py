@@ -17,8 +17,9 @@ from posttrain.rewards.reward import Reward, RewardInput, RewardOutput
 from posttrain.rewards.text_processing import TextProcessing
 from posttrain.types import Example
 
-# Judges completions by the references that it was made for.
+# Judges completions by the references that it was prepared for.
 Judge = Callable[[Sequence[str]], list[RewardOutput]]
+Prepare = Callable[[Sequence[str]], Judge]
 RougeTokenizerName = Literal["rouge"] | TokenizerName
 
 _ARTICLE = re.compile(r"\b(?:a|an|the)\b")
@@ -35,28 +36,14 @@ class ReferenceRewardConfig(BaseRewardConfig):
 
 
 class UnusableReference(ValueError):
-    """A reference that nothing can be compared with."""
+    """There is nothing to compare with."""
 
 
 class ReferenceReward:
-    """A score from 0 to 1 by what ``prepare`` makes of an example's references, once for all its completions.
+    """A score from 0 to 1 by the judge that ``prepare`` makes of an example's references, once for all completions; of
+    its answers, where it has no references and ``or_answer``. ``invalid_input`` where they are unusable."""
 
-    An example without references, or with one that is blank or unusable, is ``invalid_input``.
-
-    Args:
-        name: what it is called in metrics.
-        prepare: makes the judge of a list of references, or raises UnusableReference.
-        config: the keys that all such rewards share.
-        or_answer: an example without references is compared with its answers.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        prepare: Callable[[Sequence[str]], Judge],
-        config: ReferenceRewardConfig,
-        or_answer: bool = False,
-    ) -> None:
+    def __init__(self, name: str, prepare: Prepare, config: ReferenceRewardConfig, or_answer: bool = False) -> None:
         self.name = name
         self.text = config.text
         self.or_answer = or_answer
@@ -69,10 +56,12 @@ class ReferenceReward:
             groups.setdefault(self._references(item.example), []).append(row)
         outputs: dict[int, RewardOutput] = {}
         for references, rows in groups.items():
-            judge = self._judge_of(references)
-            judged = judge([self.text.of_completion(inputs[row].completion) for row in rows])
+            judged = self._judge_of(references)([self.text.of_completion(inputs[row].completion) for row in rows])
             outputs.update(zip(rows, judged, strict=True))
-        return [_naming(item.example, outputs[row]) for row, item in enumerate(inputs)]
+        for row, output in outputs.items():
+            if output.error:
+                outputs[row] = replace(output, message=f"example {inputs[row].example.id!r}: {output.message}")
+        return [outputs[row] for row in range(len(inputs))]
 
     def _references(self, example: Example) -> tuple[str, ...]:
         if example.references or not self.or_answer or example.answer is None:
@@ -80,14 +69,10 @@ class ReferenceReward:
         return (example.answer,) if isinstance(example.answer, str) else tuple(example.answer)
 
     def _usable(self, references: tuple[str, ...]) -> Judge:
-        texts = [self.text.of_reference(reference) for reference in references]
         try:
-            if not texts:
+            if not references:
                 raise UnusableReference("there is neither reference nor answer" if self.or_answer else "no reference")
-            for number, text in enumerate(texts, start=1):
-                if not text.strip():
-                    raise UnusableReference(f"reference {number} of {len(texts)} is blank")
-            return self._prepare(texts)
+            return self._prepare([self.text.of_reference(reference) for reference in references])
         except UnusableReference as error:
             failure = RewardOutput(None, error="invalid_input", message=str(error))
             return lambda completions: [failure] * len(completions)
@@ -96,20 +81,12 @@ class ReferenceReward:
         """There is nothing to end."""
 
 
-def _naming(example: Example, output: RewardOutput) -> RewardOutput:
-    return replace(output, message=f"example {example.id!r}: {output.message}") if output.error else output
-
-
-def tokenized(references: Sequence[str], tokenize: Tokenizer) -> list[list[str]]:
-    """The tokens of each reference.
-
-    Raises:
-        UnusableReference: one has none.
-    """
+def tokenized(references: Sequence[str], tokenize: Tokenizer = str.split) -> list[list[str]]:
+    """The tokens of each reference; raises UnusableReference where one has none."""
     tokens = [tokenize(reference) for reference in references]
-    for number, reference in enumerate(references):
-        if not tokens[number]:
-            raise UnusableReference(f"reference {number + 1} of {len(tokens)} has no tokens: {reference[:80]!r}")
+    for number, (reference, found) in enumerate(zip(references, tokens, strict=True), start=1):
+        if not found:
+            raise UnusableReference(f"reference {number} of {len(tokens)} has no words to compare: {reference[:80]!r}")
     return tokens
 
 
@@ -128,6 +105,7 @@ class ChrfConfig(ReferenceRewardConfig):
         keys = self.model_dump(include={"char_order", "word_order", "beta", "lowercase"})
 
         def prepare(references: Sequence[str]) -> Judge:
+            tokenized(references)
             chrf = CHRF(**keys, references=[[reference] for reference in references])
             return lambda texts: [RewardOutput(chrf.corpus_score([text], None).score / 100) for text in texts]
 
@@ -147,7 +125,7 @@ class RougeLConfig(ReferenceRewardConfig):
         return ReferenceReward("rouge_l", rouge_l_judges(self.tokenize), self)
 
 
-def rouge_l_judges(tokenizer: RougeTokenizerName) -> Callable[[Sequence[str]], Judge]:
+def rouge_l_judges(tokenizer: RougeTokenizerName) -> Prepare:
     """What makes ROUGE-L's judge of a list of references."""
     from rouge_score.rouge_scorer import RougeScorer
     from rouge_score.tokenizers import DefaultTokenizer

@@ -86,7 +86,7 @@ def test_golden_values(variant: str) -> None:
 
 
 def test_by_hand() -> None:
-    """4 of 6 words, 2 of 5 pairs (the cat | on the, the mat), and so on, worked out on paper."""
+    """5 of 6 words, 3 of 5 pairs, 1 of 4 and 0 of 3 longer ones are in a reference; one is added to each number."""
     references = ["the cat is on the mat", "there is a cat"]
     output = judge(BleuConfig().build(), "the cat sat on the mat", references)
     precisions = [6 / 7, 4 / 6, 2 / 5, 1 / 4]
@@ -193,8 +193,8 @@ def test_references_that_cannot_be_compared_with_are_errors() -> None:
     assert [output.error for output in outputs] == ["invalid_input"] * 3 + [None]
     assert [output.message for output in outputs] == [
         "example 'no references': no reference",
-        "example 'blank': reference 2 of 2 is blank",
-        "example 'no tokens': reference 1 of 1 has no tokens: '<skipped>'",
+        "example 'blank': reference 2 of 2 has no words to compare: ' \\n'",
+        "example 'no tokens': reference 1 of 1 has no words to compare: '<skipped>'",
         "",
     ]
 

@@ -48,7 +48,7 @@ def test_rouge_l_by_hand_and_in_other_scripts() -> None:
     assert (output.score, output.parts) == (pytest.approx(2 / 3), {"precision": 4 / 6, "recall": 4 / 6})
     chinese = ["今天的天气很好"]
     refused = judge(RougeLConfig(), "今天天气很好", chinese)
-    assert refused.error == "invalid_input" and "'row': reference 1 of 1 has no tokens" in refused.message
+    assert refused.error == "invalid_input" and "'row': reference 1 of 1 has no words to compare" in refused.message
     assert judge(RougeLConfig(tokenize="zh"), "今天天气很好", chinese).score == pytest.approx(2 * 6 / 13)
 
 
@@ -91,7 +91,10 @@ def test_token_f1() -> None:
 @pytest.mark.parametrize("config", [ExactMatchConfig(normalise="squad"), TokenF1Config()])
 def test_a_reference_without_words_is_an_error(config: ReferenceRewardConfig) -> None:
     output = judge(config, "A", answer="A")
-    assert output.error == "invalid_input" and output.message == "example 'row': reference 1 of 1 has no tokens: 'A'"
+    assert (
+        output.error == "invalid_input"
+        and output.message == "example 'row': reference 1 of 1 has no words to compare: 'A'"
+    )
     assert judge(config, "A").message == "example 'row': there is neither reference nor answer"
 
 
