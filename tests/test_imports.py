@@ -8,7 +8,19 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-HEAVY = ("torch", "transformers", "trl", "accelerate", "datasets", "vllm", "deepspeed", "peft", "numpy", "math_verify")
+HEAVY = (
+    "torch",
+    "transformers",
+    "trl",
+    "accelerate",
+    "datasets",
+    "vllm",
+    "deepspeed",
+    "peft",
+    "numpy",
+    "math_verify",
+    "sacrebleu",
+)
 LIMIT_SECONDS = 0.5
 JOB = """
 from posttrain.job import load_job
