@@ -1,13 +1,13 @@
 """Does a completion have the asked form? A boxed answer, tags in order, a regular expression."""
 
-import re
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from posttrain.rewards.answer_extraction import boxed_contents
 from posttrain.rewards.on_error import BaseRewardConfig
+from posttrain.rewards.regex_match import check_pattern
 from posttrain.rewards.reward import Reward, RewardInput, RewardOutput
 from posttrain.rewards.worker_pool import WorkerPool, WorkerResult
 
@@ -25,10 +25,7 @@ class FormatConfig(BaseRewardConfig):
     @classmethod
     def _pattern_compiles(cls, pattern: str | None) -> str | None:
         if pattern is not None:
-            try:
-                re.compile(pattern, re.DOTALL)
-            except re.error as error:
-                raise ValueError(f"{pattern!r} is not a regular expression: {error}") from error
+            check_pattern(pattern)
         return pattern
 
     @model_validator(mode="after")
@@ -50,15 +47,18 @@ class FormatReward:
     def __init__(
         self, *, boxed: bool = False, tags: Sequence[str] = (), pattern: str | None = None, timeout_s: float = 1.0
     ) -> None:
+        if pattern is not None:
+            check_pattern(pattern)
         self.boxed = boxed
         self.tags = tuple(tags)
         self.pattern = pattern
-        self._pool = WorkerPool(f"{__name__}:search", workers=1, timeout_s=timeout_s)
+        self._pool = WorkerPool("posttrain.rewards.regex_match:matches", workers=1, timeout_s=timeout_s)
 
     def score(self, inputs: Sequence[RewardInput]) -> list[RewardOutput]:
         found: list[WorkerResult | None] = [None] * len(inputs)
         if self.pattern is not None:
-            found = [*self._pool.map([{"pattern": self.pattern, "text": item.completion} for item in inputs])]
+            question = {"pattern": self.pattern, "whole": False}
+            found = [*self._pool.map([question | {"text": item.completion} for item in inputs])]
         return [self._score(item.completion, match) for item, match in zip(inputs, found, strict=True)]
 
     def _score(self, completion: str, match: WorkerResult | None) -> RewardOutput:
@@ -89,8 +89,3 @@ def tags_in_order(text: str, tags: Sequence[str]) -> bool:
             return False
         position = end + len(closing)
     return True
-
-
-def search(item: dict[str, Any]) -> bool:
-    """Run by a worker: whether ``item["pattern"]`` is found in ``item["text"]``."""
-    return re.search(item["pattern"], item["text"], re.DOTALL) is not None
