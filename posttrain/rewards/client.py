@@ -18,7 +18,8 @@ from posttrain.rewards.score_item import ScoreItem
 
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.25, 15.0
 CONNECT_LIMIT_S = 5.0
-ANSWER_GRACE_S = 5.0  # after the server's own deadline
+# A server answers at its own deadline, which is before the client's: items that it has scored are not lost.
+SERVERS_SHARE, ANSWER_GRACE_S = 0.9, 5.0
 # What a server answers about single items; a request with several is cut in half until they are found.
 ITEM_STATUSES = (413, 422)
 # Scoring has no side effects: after these, and after a lost connection, the same request may be sent again.
@@ -102,9 +103,14 @@ class AsyncRewardClient:
                 outputs[index] = RewardOutput(None, error="invalid_input", message=f"cannot be sent as JSON: {error}")
         size = self.items_per_request
         chunks = [encoded[start : start + size] for start in range(0, len(encoded), size)]
-        scored = await asyncio.gather(
-            *(self._score([data for _, data in chunk], token_scores, deadline) for chunk in chunks)
-        )
+        tasks = [
+            asyncio.create_task(self._score([data for _, data in chunk], token_scores, deadline)) for chunk in chunks
+        ]
+        try:
+            scored = await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
         for chunk, answers in zip(chunks, scored, strict=True):
             for (index, _), answer in zip(chunk, answers, strict=True):
                 outputs[index] = answer
@@ -148,12 +154,13 @@ class AsyncRewardClient:
             RewardFailure: any answer that would be the same next time.
         """
         async with self._slots:
-            timeout_s = min(self.request_timeout_s, deadline - time.monotonic())
-            if timeout_s <= 0:
+            left_s = deadline - time.monotonic()
+            if left_s <= 0:
                 return None
+            timeout_s = min(self.request_timeout_s, SERVERS_SHARE * left_s)
             settings = json.dumps({"model": self.model, "timeout_s": timeout_s, "token_scores": token_scores})
             content = b'{"items":[' + b",".join(items) + b"]," + settings.encode()[1:]
-            timeout = httpx.Timeout(timeout_s + ANSWER_GRACE_S, connect=CONNECT_LIMIT_S)
+            timeout = httpx.Timeout(min(timeout_s + ANSWER_GRACE_S, left_s), connect=min(CONNECT_LIMIT_S, left_s))
             server.running += 1
             try:
                 response = await self._http.post(f"{server.url}/v1/score", content=content, timeout=timeout)
@@ -194,7 +201,8 @@ class RewardClient:
 
     def __init__(self, urls: Sequence[str], **settings: Any) -> None:
         self._loop = asyncio.new_event_loop()
-        threading.Thread(target=self._loop.run_forever, name="reward-client", daemon=True).start()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="reward-client", daemon=True)
+        self._thread.start()
         self._client: AsyncRewardClient = self._run(_made(urls, settings))
 
     def score(self, inputs: Sequence[RewardInput], *, token_scores: bool = False) -> list[RewardOutput]:
@@ -205,6 +213,8 @@ class RewardClient:
     def close(self) -> None:
         self._run(self._client.close())
         self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
 
     def _run(self, work: Coroutine[Any, Any, Any]) -> Any:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
