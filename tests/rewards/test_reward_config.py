@@ -31,9 +31,9 @@ def build(config: Mapping[str, Any]) -> Reward:
 
 
 def judge(reward: Reward, completion: str, answer: str = "5") -> RewardOutput:
-    return score_checked(reward, [RewardInput(Example("row", "question", answer, [completion]), completion, [1] * 90)])[
-        0
-    ]
+    instructions = {"instruction_id_list": ["punctuation:no_comma"], "kwargs": [{}]}
+    example = Example("row", "question", answer, [completion], metadata=instructions)
+    return score_checked(reward, [RewardInput(example, completion, [1] * 90)])[0]
 
 
 NESTED = """
@@ -72,10 +72,13 @@ def test_a_config_survives_being_written_and_read() -> None:
     assert ADAPTER.validate_python(yaml.safe_load(yaml.safe_dump(ADAPTER.dump_python(config, mode="json")))) == config
 
 
+GOOD_COMPLETIONS = {"json.yaml": '{"answer": "5"}'}
+
+
 @pytest.mark.parametrize("path", REWARD_MODELS, ids=lambda path: path.name)
 def test_reward_model_files_load(path: Path) -> None:
     reward = build(yaml.safe_load(path.read_text())["reward"])
-    assert judge(reward, r"the answer is \boxed{5.0}").score == 1
+    assert judge(reward, GOOD_COMPLETIONS.get(path.name, r"the answer is \boxed{5.0}")).score == 1
     reward.close()
 
 
