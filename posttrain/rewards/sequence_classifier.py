@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from itertools import count
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -112,13 +113,13 @@ def load_reward_tokenizer(path: str, revision: str | None) -> PreTrainedTokenize
     Raises:
         JobError: there is none, or it has no token that ends a text.
     """
+    missing = f"reward model {path!r} has no tokenizer that loads; save the one it was trained with into its folder"
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path, revision=revision)
     except (OSError, ValueError) as error:
-        raise JobError(
-            f"reward model {path!r} has no tokenizer that loads ({_first_line(error)}). Save the tokenizer that it was "
-            "trained with into the same folder"
-        ) from error
+        raise JobError(f"{missing} ({_first_line(error)})") from error
+    if not tokenizer.encode("text", add_special_tokens=False):  # what transformers makes up where there are no files
+        raise JobError(missing)
     if tokenizer.eos_token_id is None:
         raise JobError(f"the tokenizer of reward model {path!r} has no eos_token, which ends a completion; set one")
     return tokenizer
@@ -154,9 +155,10 @@ def _cast_all_but_head(model: Any, dtype: torch.dtype, path: str) -> None:
 
 
 def _cannot_load(path: str, error: Exception) -> JobError:
+    missing = "" if Path(path).is_dir() else "there is no such folder here, and as a hub id: "
     return JobError(
-        f"cannot load reward model {path!r}: {_first_line(error)}. Give a folder with config.json, weights and "
-        "tokenizer, or a hub id that can be reached or is in the cache (HF_HUB_OFFLINE keeps the hub out)"
+        f"cannot load reward model {path!r}: {missing}{_first_line(error)}. Give a folder with config.json, weights "
+        "and tokenizer, or a hub id that is in the cache or can be reached (not with HF_HUB_OFFLINE=1)"
     )
 
 
