@@ -1,4 +1,4 @@
-"""Rewards made of rewards: a weighted sum, a gate, a route. Every part stays visible under its name.
+"""Rewards made of rewards: a weighted sum, a product, a gate, a route. Every part stays visible under its name.
 
 A part's score is in ``parts`` under the part's name, and the part's own parts below it as ``name/part``. An error in
 a part that is needed makes the whole an error of the same kind.
@@ -7,7 +7,8 @@ The config classes refer to ``RewardConfig``, the union of all rewards, and are 
 ``posttrain.rewards.config``.
 """
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
@@ -36,6 +37,16 @@ class WeightedSumConfig(BaseRewardConfig):
 
     def make(self) -> Reward:
         return WeightedSumReward({name: (part.weight, part.reward.build()) for name, part in self.parts.items()})
+
+
+class ProductConfig(BaseRewardConfig):
+    """``parts: {name: {type: ...}, ...}``."""
+
+    type: Literal["product"] = "product"
+    parts: dict[str, "RewardConfig"] = Field(min_length=1)
+
+    def make(self) -> Reward:
+        return ProductReward({name: part.build() for name, part in self.parts.items()})
 
 
 class GateConfig(BaseRewardConfig):
@@ -73,23 +84,30 @@ class WeightedSumReward:
         self.parts = dict(parts)
 
     def score(self, inputs: Sequence[RewardInput]) -> list[RewardOutput]:
-        columns = {name: outputs_of(reward, inputs) for name, (_, reward) in self.parts.items()}
-        return [self._sum({name: outputs[row] for name, outputs in columns.items()}) for row in range(len(inputs))]
-
-    def _sum(self, outputs: Mapping[str, RewardOutput]) -> RewardOutput:
-        parts: dict[str, float] = {}
-        terms: list[float] = []
-        for name, output in outputs.items():
-            parts |= parts_under(name, output)
-            if output.score is not None:
-                terms.append(self.parts[name][0] * output.score)
-        for name, output in outputs.items():
-            if output.error is not None:
-                return failed_part(name, output, parts)
-        return RewardOutput(sum(terms) if terms else None, parts)
+        rewards = {name: reward for name, (_, reward) in self.parts.items()}
+        return joined(
+            rewards, inputs, lambda scores: sum(self.parts[name][0] * score for name, score in scores.items())
+        )
 
     def close(self) -> None:
         for _, reward in self.parts.values():
+            reward.close()
+
+
+class ProductReward:
+    """Π score over the named parts: one part of 0 makes the whole 0. A part that does not apply to an example is left
+    out of its product."""
+
+    name = "product"
+
+    def __init__(self, parts: Mapping[str, Reward]) -> None:
+        self.parts = dict(parts)
+
+    def score(self, inputs: Sequence[RewardInput]) -> list[RewardOutput]:
+        return joined(self.parts, inputs, lambda scores: math.prod(scores.values()))
+
+    def close(self) -> None:
+        for reward in self.parts.values():
             reward.close()
 
 
@@ -173,6 +191,24 @@ class RouteReward:
             reward.close()
         if self.default is not None:
             self.default.close()
+
+
+def joined(
+    rewards: Mapping[str, Reward], inputs: Sequence[RewardInput], combine: Callable[[dict[str, float]], float]
+) -> list[RewardOutput]:
+    """One score of the scores that apply, by ``combine``. An error of one part is an error of the whole; where no part
+    applies, neither does the whole."""
+    columns = {name: outputs_of(reward, inputs) for name, reward in rewards.items()}
+    return [_joined({name: column[row] for name, column in columns.items()}, combine) for row in range(len(inputs))]
+
+
+def _joined(outputs: Mapping[str, RewardOutput], combine: Callable[[dict[str, float]], float]) -> RewardOutput:
+    parts = {part: value for name, output in outputs.items() for part, value in parts_under(name, output).items()}
+    for name, output in outputs.items():
+        if output.error is not None:
+            return failed_part(name, output, parts)
+    scores = {name: output.score for name, output in outputs.items() if output.score is not None}
+    return RewardOutput(combine(scores) if scores else None, parts)
 
 
 def parts_under(name: str, output: RewardOutput) -> dict[str, float]:
