@@ -1,7 +1,7 @@
 """The rollout engine protocol: token ids in, token ids and behaviour log-probs out, as they finish."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from posttrain.types import Rollout, RolloutRequest
 
@@ -18,6 +18,12 @@ class RolloutEngine(Protocol):
 
     policy_version: int
     dtype: "torch.dtype"  # of the weights in use
+    tokenizer: Any
+
+    @property
+    def context_length(self) -> int:
+        """Most tokens of a prompt and its completion."""
+        ...
 
     def submit(self, requests: Sequence[RolloutRequest]) -> None: ...
 
@@ -25,6 +31,11 @@ class RolloutEngine(Protocol):
 
     def generate(self, requests: Sequence[RolloutRequest]) -> list[Rollout]:
         """All rollouts of ``requests``, ordered by request and rollout index."""
+        ...
+
+    def next_token_logprobs(self, requests: Sequence[RolloutRequest], top: int) -> list[dict[int, float]]:
+        """For each request's prompt, at least the ``top`` likeliest next tokens and their natural log-probs, before
+        temperature and truncation. Nothing else may be outstanding."""
         ...
 
     def update_weights(self, buckets: Iterable[Sequence[tuple[str, "torch.Tensor"]]], version: int) -> None:

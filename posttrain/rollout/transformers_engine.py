@@ -46,13 +46,18 @@ class TransformersEngine:
         self._waiting: list[PendingRollout] = []
         self._batch: DecodeBatch | None = None
 
+    @property
+    def context_length(self) -> int:
+        """Most tokens of a prompt and its completion."""
+        return int(self.model.config.max_position_embeddings)
+
     def submit(self, requests: Sequence[RolloutRequest]) -> None:
         """Queue ``requests``; they are drawn as ``finished`` is consumed.
 
         Raises:
             EngineError: a prompt is empty or does not fit the model's context.
         """
-        self._waiting += pending_rollouts(requests, self.model.config.max_position_embeddings)
+        self._waiting += pending_rollouts(requests, self.context_length)
 
     def finished(self) -> Iterator[Rollout]:
         """Rollouts as they finish. If the consumer leaves early, what is outstanding is dropped."""
@@ -67,6 +72,22 @@ class TransformersEngine:
         self._check_idle("generate")
         self.submit(requests)
         return in_request_order(self.finished(), requests)
+
+    def next_token_logprobs(self, requests: Sequence[RolloutRequest], top: int) -> list[dict[int, float]]:
+        """The ``top`` likeliest next tokens after each prompt and their log-probs (see ``RolloutEngine``)."""
+        self._check_idle("next_token_logprobs")
+        waiting = pending_rollouts(requests, self.context_length)
+        found: list[dict[int, float]] = []
+        while waiting:
+            number = self._number_that_fits(waiting)
+            logits = DecodeBatch(self.model, waiting[:number], self.eos_token_ids).logits
+            likeliest = logits.float().log_softmax(-1).topk(min(top, logits.shape[-1]))
+            found += [
+                dict(zip(ids, values, strict=True))
+                for ids, values in zip(likeliest.indices.tolist(), likeliest.values.tolist(), strict=True)
+            ]
+            waiting = waiting[number:]
+        return found
 
     def update_weights(self, buckets: Iterable[Sequence[tuple[str, Tensor]]], version: int) -> None:
         """Copy a whole policy into the engine's model.

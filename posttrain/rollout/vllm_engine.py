@@ -43,13 +43,18 @@ class VLLMEngine:
         self._outstanding: dict[str, PendingRollout] = {}
         self._complete: list[PendingRollout] = []
 
+    @property
+    def context_length(self) -> int:
+        """Most tokens of a prompt and its completion."""
+        return int(self.engine.model_config.max_model_len)
+
     def submit(self, requests: Sequence[RolloutRequest]) -> None:
         """Hand ``requests`` to vLLM's scheduler; they run as ``finished`` is consumed.
 
         Raises:
             EngineError: a prompt is empty or does not fit the model's context, or vLLM refuses the sampling settings.
         """
-        for pending in pending_rollouts(requests, self.engine.model_config.max_model_len):
+        for pending in pending_rollouts(requests, self.context_length):
             if pending.max_new_tokens == 0:
                 self._complete.append(pending)
                 continue
@@ -70,6 +75,20 @@ class VLLMEngine:
         self._check_idle("generate")
         self.submit(requests)
         return in_request_order(self.finished(), requests)
+
+    def next_token_logprobs(self, requests: Sequence[RolloutRequest], top: int) -> list[dict[int, float]]:
+        """The ``top`` likeliest next tokens after each prompt, and the one that was drawn (see ``RolloutEngine``).
+
+        Raises:
+            EngineError: as ``submit`` does.
+        """
+        from vllm import SamplingParams
+
+        self._check_idle("next_token_logprobs")
+        pending = pending_rollouts(requests, self.context_length)
+        prompts = [{"prompt_token_ids": row.input_ids} for row in pending]
+        outputs = self.llm.generate(prompts, SamplingParams(max_tokens=1, logprobs=top), use_tqdm=False)
+        return [{token: entry.logprob for token, entry in output.outputs[0].logprobs[0].items()} for output in outputs]
 
     def update_weights(self, buckets: Iterable[Sequence[tuple[str, Tensor]]], version: int) -> None:
         """Replace the whole policy, and forget every key and value computed with the old one.

@@ -1,10 +1,12 @@
 """Gathering a step's rollouts: while the engine still generates, finished groups are scored on another thread."""
 
+import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
+from posttrain.rewards.borrowed_engine import borrowers_in
 from posttrain.rewards.checked import score_checked
 from posttrain.rewards.reward import Reward, RewardInput, RewardOutput
 from posttrain.rollout.engine import RolloutEngine
@@ -27,7 +29,8 @@ def collect_groups(
 ) -> tuple[list[RolloutGroup], CollectionTimes]:
     """Sample ``requests`` and score them, one whole group a call: the groups in order of their number.
 
-    ``on_scored`` is called with each group once it is scored, on the scoring thread.
+    ``on_scored`` is called with each group once it is scored, on the scoring thread. A reward that judges with the
+    policy itself is lent the engine, and waits until all rollouts are drawn.
     """
 
     def score(group: RolloutGroup) -> None:
@@ -41,16 +44,20 @@ def collect_groups(
         expected[request.group] = expected.get(request.group, 0) + request.n
     groups: dict[int, RolloutGroup] = {request.group: RolloutGroup(request.example, []) for request in requests}
     scoring: list[Future[None]] = []
+    turn = threading.Lock()
+    for borrower in borrowers_in(reward):
+        borrower.lend_engine(engine, turn)
     started = time.perf_counter()
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="reward") as executor:
-        engine.submit(requests)
-        for rollout in engine.finished():
-            number = by_id[rollout.request_id].group
-            group = groups[number]
-            group.rollouts.append(rollout)
-            if len(group.rollouts) == expected[number]:
-                group.rollouts.sort(key=lambda r: (r.request_id, r.index))
-                scoring.append(executor.submit(score, group))
+        with turn:
+            engine.submit(requests)
+            for rollout in engine.finished():
+                number = by_id[rollout.request_id].group
+                group = groups[number]
+                group.rollouts.append(rollout)
+                if len(group.rollouts) == expected[number]:
+                    group.rollouts.sort(key=lambda r: (r.request_id, r.index))
+                    scoring.append(executor.submit(score, group))
         generated = time.perf_counter()
         for future in scoring:
             future.result()

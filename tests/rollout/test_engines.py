@@ -56,6 +56,16 @@ def test_behaviour_logprobs_equal_a_forward_pass(
         assert rollout.logprobs == pytest.approx(expected, abs=1e-4)
 
 
+def test_next_token_logprobs_equal_a_forward_pass(engine: RolloutEngine, policy: Any, make_request: Make) -> None:
+    found = engine.next_token_logprobs([make_request(ids, temperature=0.0) for ids in PROMPTS], top=5)
+    for ids, logprobs in zip(PROMPTS, found, strict=True):
+        with torch.no_grad():
+            expected = policy(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1].log_softmax(-1)
+        assert set(expected.topk(5).indices.tolist()) <= logprobs.keys()
+        assert list(logprobs.values()) == pytest.approx(expected[list(logprobs)].tolist(), abs=1e-4)
+    assert engine.next_token_logprobs([], top=5) == []
+
+
 def test_behaviour_logprobs_of_a_nucleus_are_renormalised(
     engine: RolloutEngine, policy: Any, make_request: Make
 ) -> None:
