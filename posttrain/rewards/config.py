@@ -7,17 +7,24 @@ from pydantic import ConfigDict
 
 from posttrain.config import CustomConfig, component_union, load_object
 from posttrain.rewards.bleu import BleuConfig, BleuRougeConfig
-from posttrain.rewards.composition import GateConfig, RouteConfig, WeightedPart, WeightedSumConfig
+from posttrain.rewards.composition import GateConfig, ProductConfig, RouteConfig, WeightedPart, WeightedSumConfig
 from posttrain.rewards.ensemble import EnsembleConfig
 from posttrain.rewards.exact_integer import ExactIntegerConfig
 from posttrain.rewards.format import FormatConfig
 from posttrain.rewards.generative import GenerativeConfig
+from posttrain.rewards.goal_conditioned import GoalConditionedConfig
+from posttrain.rewards.instructions import InstructionsConfig
+from posttrain.rewards.json_schema import JsonSchemaConfig
 from posttrain.rewards.learned import LearnedConfig
 from posttrain.rewards.math_answer import MathAnswerConfig
+from posttrain.rewards.multiple_choice import MultipleChoiceConfig
 from posttrain.rewards.on_error import BaseRewardConfig
 from posttrain.rewards.overlong import OverlongConfig
 from posttrain.rewards.reference import ChrfConfig, ExactMatchConfig, RougeLConfig, TokenF1Config
+from posttrain.rewards.regex_match import RegexMatchConfig
 from posttrain.rewards.remote import RemoteConfig
+from posttrain.rewards.repetition import RepetitionConfig
+from posttrain.rewards.rescaling import ClipConfig, NormaliseConfig
 from posttrain.rewards.reward import Reward
 from posttrain.rewards.shuffled import ShuffledConfig
 from posttrain.rewards.token_reward import TokenRewardConfig
@@ -50,7 +57,12 @@ else:
         MathAnswerConfig,
         ExactIntegerConfig,
         FormatConfig,
+        RegexMatchConfig,
+        MultipleChoiceConfig,
+        InstructionsConfig,
+        JsonSchemaConfig,
         OverlongConfig,
+        RepetitionConfig,
         TRLFunctionConfig,
         BleuConfig,
         BleuRougeConfig,
@@ -59,16 +71,30 @@ else:
         ExactMatchConfig,
         TokenF1Config,
         WeightedSumConfig,
+        ProductConfig,
+        ClipConfig,
+        NormaliseConfig,
         GateConfig,
         RouteConfig,
         ShuffledConfig,
         RemoteConfig,
         LearnedConfig,
+        GoalConditionedConfig,
         TokenRewardConfig,
         EnsembleConfig,
         GenerativeConfig,
         custom=CustomRewardConfig,
     )
 
-for _config in (WeightedPart, WeightedSumConfig, GateConfig, RouteConfig, ShuffledConfig, EnsembleConfig):
+for _config in (
+    WeightedPart,
+    WeightedSumConfig,
+    GateConfig,
+    RouteConfig,
+    ShuffledConfig,
+    EnsembleConfig,
+    ProductConfig,
+    ClipConfig,
+    NormaliseConfig,
+):
     _config.model_rebuild(_types_namespace={"RewardConfig": RewardConfig})
