@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import torch
 
 from posttrain.rewards.reward import RewardInput, RewardOutput
 from posttrain.trainers.grpo import GRPOTrainer
@@ -67,6 +68,32 @@ def test_a_failed_reward_has_no_part_in_the_baseline(tmp_path: Path, tiny_model_
     )
     alone = trainer.assign_credit([group([1.0, None, None, None])])
     assert [s.token_weights for s in alone] == [[0.0, 0.0, 0.0]]
+
+
+def gradients(folder: Path, model: Path, rewards: list[tuple[int, float | None]], loss: str) -> list[torch.Tensor]:
+    """Every parameter's gradient of one step on a group: rollouts by their number, with their rewards."""
+    trainer = make(folder, model, rollouts_per_prompt=4, loss=loss)
+    rollouts = [
+        Rollout("r", i, [5, 6], [7 + i, 8, 9][: 2 + i % 2], [1, 1, 1][: 2 + i % 2], [-1.0] * (2 + i % 2), "stop", 0, "",
+                reward=reward, error="timeout" if reward is None else None)
+        for i, reward in rewards
+    ]  # fmt: skip
+    samples = trainer.assign_credit([RolloutGroup(EXAMPLES[0], rollouts)])
+    trainer.update.optimizer.zero_grad = lambda: None  # type: ignore[method-assign]
+    trainer.update_policy(samples)
+    return [weight.grad.clone() for weight in trainer.causal_lm.parameters()]
+
+
+@pytest.mark.parametrize("loss", ["grpo", "dapo", "dr_grpo"])
+def test_the_gradient_is_that_of_the_group_without_the_failed_rollout(
+    tmp_path: Path, tiny_model_folder: Path, loss: str
+) -> None:
+    failed = gradients(tmp_path / "a", tiny_model_folder, [(0, 1.0), (1, None), (2, 0.0), (3, 0.5)], loss)
+    without = gradients(tmp_path / "b", tiny_model_folder, [(0, 1.0), (2, 0.0), (3, 0.5)], loss)
+    as_zero = gradients(tmp_path / "c", tiny_model_folder, [(0, 1.0), (1, 0.0), (2, 0.0), (3, 0.5)], loss)
+    assert all(map(torch.equal, failed, without))
+    assert any(gradient.any() for gradient in failed)
+    assert not all(map(torch.allclose, failed, as_zero))
 
 
 def test_one_rollout_is_no_group() -> None:
