@@ -6,7 +6,7 @@ import pytest
 
 from posttrain.errors import RewardFailure
 from posttrain.rewards.checked import score_checked
-from posttrain.rewards.composition import GateReward, RouteReward, WeightedSumReward
+from posttrain.rewards.composition import GateReward, ProductReward, RouteReward, WeightedSumReward
 from posttrain.rewards.reward import RewardInput, RewardOutput
 from posttrain.types import Example
 
@@ -72,6 +72,19 @@ def test_an_inner_reward_that_breaks_its_contract_is_the_one_named() -> None:
 
     with pytest.raises(RewardFailure, match=r"^Broken 'table' raised RuntimeError: no model"):
         score_checked(WeightedSumReward({"a": (1.0, GateReward(Broken({}), Table({})))}), completions("x"))
+
+
+def test_product() -> None:
+    reward = ProductReward({"a": Table({"x": 0.5, "y": 0.0, "z": None}), "b": Table({"x": -4.0, "y": 3.0, "z": 2.0})})
+    x, y, z = score_checked(reward, completions("x", "y", "z"))
+    assert x == RewardOutput(-2.0, {"a": 0.5, "b": -4.0})
+    assert y == RewardOutput(0.0, {"a": 0.0, "b": 3.0})
+    assert z == RewardOutput(2.0, {"b": 2.0})
+
+
+def test_product_with_a_failed_part_is_an_error_even_beside_a_0() -> None:
+    output = score_checked(ProductReward({"a": Table({"x": 0.0}), "b": Table({"x": FAILED})}), completions("x"))[0]
+    assert (output.score, output.error, output.parts) == (None, "timeout", {"a": 0.0, "b/seen": 1.0})
 
 
 def test_gate_asks_for_the_reward_only_where_it_is_open() -> None:
