@@ -77,8 +77,8 @@ def filter_outcome(votes: Sequence[Vote], window: int, threshold: float) -> Filt
 
 
 def fit_threshold(votes: Sequence[Vote], window: int, tolerance: float = 0.0) -> float:
-    """The highest threshold, which saves most, whose accuracy on validation ``votes`` is within ``tolerance`` of the best
-    that any threshold reaches; -inf drops nothing, and is one of them."""
+    """The highest threshold, which saves most, whose accuracy on validation ``votes`` is within ``tolerance`` of the
+    best that any threshold reaches; -inf drops nothing, and is one of them."""
     lowest = sorted({min(running_means(b.q_values, window), default=1.0) for vote in votes for b in vote.ballots})
     tried = [-math.inf, *lowest[:: max(1, len(lowest) // MOST_THRESHOLDS)]]
     outcomes = [filter_outcome(votes, window, threshold) for threshold in tried]
