@@ -13,8 +13,8 @@ STEPS: tuple[Step, ...] = ("boxed", "hash", "phrase", "last_expression")
 
 _BRACE_OR_BOX = re.compile(r"\\(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
 _PHRASE = re.compile(
-    r"(?<!express the )(?<!to the )(?<!multiply the )\banswer\b[^.\n]{0,60}?(?:\bis\b|\bare\b|\bbe\b|:|=)|<answer>|"
-    r"^[\s*_]*A[*_]*:|^[#*\s]{0,9}(?:final )?answer[*: ]*$",
+    r"(?<!express the )(?<!to the )(?<!multiply the )(?<![</])\banswer\b[^.\n]{0,60}?(?:\bis\b|\bare\b|\bbe\b|:|=)|"
+    r"<answer>|^[ \t*_]*A[*_]*:|^[#*\s]{0,9}(?:final )?answer[*: ]*$",
     re.IGNORECASE | re.MULTILINE,
 )
 _LEAD_IN = re.compile(
@@ -29,20 +29,27 @@ _NUMBER = re.compile(
     rf"(?<![\w.]){COMPOUND}|(?<![\w.])\d{{1,3}}:\d\d(?![\w:])(?:\s?[ap]\.?m\b)?|"
     r"(?<![\w.])(?:[-−+](?=\s?[$€£¥]?\.?\d))?\s?(?:\\?\$|[€£¥])?-?"
     r"(?:\d{1,3}(?:[, ]\d{3})+(?!\d)|\d+)?(?:(?<=\d)|(?=\.\d))(?:\.\d+)?"
-    r"(?:\s+\d+/\d+|\s?/\s?\d+)?(?:\s?\\?%|\s(?:hundred|thousand|million|billion|trillion)\b)?"
+    r"(?:\s+\d+/\d+|\s?/\s?\d+|\s?[×*x]\s?10\^\d+)?(?:\s?\\?%|\s(?:hundred|thousand|million|billion|trillion)\b)?"
 )
 # A choice letter, bare or in brackets. The letter A before a word is an article, unless the word gives a reason.
 _CHOICE = re.compile(
     r"\W{0,4}(?:(?i:option|choice|answer)\W{1,4})?"
     r"(?:\(([A-Ja-j])\)|([A-J])(?![\w^]|-\S|\s*[=+*/(]|(?<=A) (?!(?:because|since|as|is|for|which)\b)[a-z]))"
 )
-_LAST_CHOICE = re.compile(r"\b(?:[Oo]ption|[Cc]hoice)\s+\(?([A-J])\b|\(([A-J])\)|^\W*([A-J])\W*$", re.MULTILINE)
-_NEXT_QUESTION = re.compile(r"^(?:Q|Question):", re.MULTILINE)
+_LAST_CHOICE = re.compile(
+    r"\b(?:[Oo]ption|[Cc]hoice)\s+\(?([A-J])\b|\(([A-J])\)|^[^\w\n]*([A-J])[^\w\n]*$", re.MULTILINE
+)
+_NEXT_QUESTION = re.compile(
+    r"^(?:Q|Question|Problem|Human|User|### ?Instruction):|<\|(?:endoftext|im_end|end|eot_id)\|>|</s>", re.MULTILINE
+)
 _BOLD = re.compile(r"\*\*([^*\n]{1,80})\*\*")
-_CALCULATION = re.compile(r"[-+*/×÷\d\s.,()$%=]*=(?=\s*[-$\d])")
+_CALCULATION = re.compile(r"[^=(]{0,80}\d[^=(]{0,40}[-+*/×÷x] ?[$\d(][^=]{0,80}=(?:.*=)? ?(?=[-$\d])")
+_REASON = re.compile(r"\b(?:because|since|as|where|if)\b")
+_HEADING = re.compile(r"(?:step|part|case)\b|\d+[.)] |.*:$", re.IGNORECASE)
 _RESULT = re.compile(r"[\d)%] *=+ *(?=[-$€£]?\.?\d)")
-_RESTATED = re.compile(r"\b(?:which|meaning|so|or|i\.e|approximately|about|rounded|rounds)\b[^=]*\d|[=≈]")
-_SENTENCE_END = re.compile(r"\n|</|\.(?=\s|$|\*)|;|[!?](?=\s|$)|,\s(?=[a-z]{2,})")
+_RESTATED = re.compile(r"\b(?:which|meaning|so|or|i\.e|approximately|about|rounded|rounds)\b[^=]{0,99}\d|[=≈]")
+_CLAUSES_END = re.compile(r"\n|</|\.(?=\s|$|\*)|;|[!?](?=\s|$)")
+_SENTENCE_END = re.compile(_CLAUSES_END.pattern + r"|,\s(?=[a-z]{2,})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +79,7 @@ def extract_answer(text: str, expects_text: bool = False) -> ExtractedAnswer | N
     if boxed:
         return ExtractedAnswer(boxed[-1], "boxed")
     marked = _after_hashes(text)
-    if marked:
+    if marked and (expects_text or (re.search(r"\d|\\", marked) and not _HEADING.match(marked))):
         return ExtractedAnswer(marked, "hash")
     phrase = _after_phrase(text, expects_text)
     if phrase:
@@ -167,15 +174,18 @@ def _leading_text(text: str) -> str | None:
 
 
 def _leading_expression(text: str) -> str | None:
+    text = re.sub(r"^\(?[A-J][):.]\s+(?=\S)", "", text)
+    text = re.sub(r"^(?:negative|minus) (?=[$\d])", "-", text)
     latex = _LATEX.match(text)
     if latex and looks_like_maths(content := _latex_content(latex)):
         return content
     sentence = _SENTENCE_END.split(text, maxsplit=1)[0].strip(" *_")
     if looks_like_maths(sentence):
         return sentence
-    calculation = _CALCULATION.match(sentence)
-    number = _NUMBER.match(sentence, calculation.end() if calculation else 0)
-    return number.group().strip() if number else _last_expression(sentence)
+    calculation = None if _REASON.search(sentence) else _CALCULATION.match(sentence)
+    if number := _NUMBER.match(sentence, calculation.end() if calculation else 0):
+        return number.group().strip()
+    return _last_expression(_CLAUSES_END.split(text, maxsplit=1)[0])
 
 
 def _last_expression(text: str) -> str | None:

@@ -39,7 +39,7 @@ def plain_form(answer: str) -> str:
     text = without_unit(unwrapped(answer))
     if re.fullmatch(r"[-+]?\d{1,3}([, ]\d{3})+(\.\d+)?", text):
         text = re.sub("[, ]", "", text)
-    if re.fullmatch(r"[-+]?\d*\.?\d+|[-+]?\d+\.", text):
+    if re.fullmatch(r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)", text):
         return _plain_number(text)
     if choice := re.fullmatch(r"\(?([A-Za-z])\)?[.:]?", text):
         return choice.group(1)
@@ -82,7 +82,7 @@ def latex_form(answer: str) -> str:
     text = text.replace("\\infinity", "\\infty").replace("\\varnothing", "\\emptyset")
     text = re.sub(r"^([-+]?\d* ?\\frac\{\d+\}\{\d+\})\\%$", r"\\frac{\1}{100}", text)
     text = re.sub(r"\\sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}", text)
-    text = re.sub(r"(\d+) to (\d+)", r"\1:\2", text)
+    text = re.sub(r"(?<!\d)(\d+) to (\d+)", r"\1:\2", text)
     return re.sub(r"(?<!\\) (or|and) ", r" \\text{ \1 } ", text)
 
 
@@ -104,7 +104,7 @@ def unwrapped(answer: str) -> str:
     text = re.sub(r"(?:\^(?:\\circ|\{\s*\\circ\s*\})|\\degree)(?:\s*[CF](?![A-Za-z]))?", "", text)
     text = _CURRENCY.sub("", text)
     text = re.sub(r"(?i)(?<=\d)\s*([ap])\.?m\b\.?$", r" \1m", text)
-    text = re.sub(r"(?<=\d):00(?= [apAP]m$)", "", text)
+    text = re.sub(r"(?<=\d):00(?= [apAP]m$|$)", "", text)
     text = re.sub(r"\s+", " ", text).strip().rstrip(".").strip()
     inner = re.fullmatch(r"\{([^{}]*)\}", text)
     return inner[1].strip() if inner else text

@@ -46,7 +46,7 @@ LONGEST = 500
 
 _NUMBER = r"[-+]?[\d.,:]*\d(?:/\d+)?(?: \d+/\d+)?"
 _WORDS = re.compile(
-    rf"({_NUMBER}|.*[\d}})\]]|.*\\pi)((?: ?[A-Za-z]{{2,}}| [A-Za-z])(?:[ /^.-]?[A-Za-z0-9]+)*)", re.DOTALL
+    rf"({_NUMBER}|.*[\d}})\]]|.*\\pi)((?: ?[A-Za-z]{{2,}}| [A-Za-z])[A-Za-z0-9]*(?:[ /^.-][A-Za-z0-9]+)*)", re.DOTALL
 )
 _TERM = r"([\d.,]*\d) ?([A-Za-z]{2,})"
 _NEXT_TERM = re.compile(r"(?:, | and |, and | )(?=\d)")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from posttrain.rewards.answer_form import plain_form, units_differ
 from posttrain.rewards.checked import score_checked
 from posttrain.rewards.math_answer import MathAnswerReward, VerdictCache
 from posttrain.rewards.reward import RewardInput, RewardOutput
@@ -238,9 +239,25 @@ def test_the_cache_forgets_what_was_not_asked_for_longest() -> None:
 
 def test_long_completions_take_linear_time(reward: MathAnswerReward) -> None:
     started = time.monotonic()
-    for text in (r"\boxed{" * 20000, "answer is " * 20000, "$" * 50000, "1,234" * 20000, "(" * 50000, "1 / " * 20000):
+    for text in (
+        r"\boxed{" * 20000,
+        "answer is " * 20000,
+        "$" * 50000,
+        "1,234" * 20000,
+        "(" * 50000,
+        "1 / " * 20000,
+        "\n" * 20000,
+    ):
         judge(reward, "5", text)
     assert time.monotonic() - started < 20
+
+
+@pytest.mark.parametrize("answer", ["5 " + "a" * 300 + "!", "1" * 20000 + "!", "1aa" * 160 + "!", " " * 20000 + "5"])
+def test_long_answers_take_linear_time(answer: str) -> None:
+    started = time.monotonic()
+    plain_form(answer)
+    units_differ("5 m", answer)
+    assert time.monotonic() - started < 1
 
 
 def test_the_parent_imports_neither_sympy_nor_torch() -> None:

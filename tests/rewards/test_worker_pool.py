@@ -84,6 +84,19 @@ def test_many_hangs_are_survived() -> None:
     pool.close()
 
 
+@pytest.mark.parametrize("bad", [["hang", 9], ["exit", 3], ["nonsense", 0]])
+def test_what_follows_a_bad_item_in_its_batch_is_done_once(bad: list[object]) -> None:
+    pool = WorkerPool("worker_functions:act", workers=1, timeout_s=0.5)
+    items: list[list[object]] = [["double", number] for number in range(80)]
+    for place in (0, 7, 8, 79):
+        items[place] = bad
+    results = pool.map(items)
+    wanted = [None if place in (0, 7, 8, 79) else 2 * place for place in range(80)]
+    assert [result.value for result in results] == wanted
+    assert {results[place].error for place in (0, 7, 8, 79)} == {"timeout" if bad[0] == "hang" else "crashed"}
+    pool.close()
+
+
 def test_printing_and_reading_do_not_disturb(pool: WorkerPool) -> None:
     results = pool.map([["print", '{"value": 13}\n'], ["double", 4]])
     assert [result.value for result in results] == ["", 8]
