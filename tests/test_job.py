@@ -158,7 +158,7 @@ def test_any_value_survives_the_resolved_job(
         (
             ("method: oreal\n", ""),
             (),
-            "job.yaml: method: missing (known: oreal, prefix_rft, raft, grpo, sft, reward_model, package.module:Name of your own",
+            f"job.yaml: method: missing (known: {', '.join(METHODS)}, package.module:Name of your own",
         ),
         (
             ("method: oreal", "method: nowhere:Trainer"),
