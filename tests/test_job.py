@@ -17,6 +17,7 @@ from posttrain.trainers.oreal_config import OREALConfig
 from posttrain.trainers.sft_config import SFTConfig
 
 RECIPES = sorted((Path(__file__).parents[1] / "recipes").rglob("*.yaml"))
+JOBS = [path for path in RECIPES if "method:" in path.read_text() and "arms:" not in path.read_text()]
 JOB = """\
 method: oreal
 model:
@@ -93,16 +94,12 @@ def test_every_method_has_a_trainer_with_that_config(method: str) -> None:
     assert trainer_class(method).config_class is METHODS[method][0]
 
 
-@pytest.mark.parametrize(
-    "path", [path for path in RECIPES if "method:" in path.read_text()], ids=lambda path: path.name
-)
+@pytest.mark.parametrize("path", JOBS, ids=lambda path: f"{path.parent.name}/{path.name}")
 def test_recipes_are_valid_jobs(path: Path) -> None:
     load_job(path)
 
 
-@pytest.mark.parametrize(
-    "path", [path for path in RECIPES if "method:" in path.read_text()], ids=lambda path: path.name
-)
+@pytest.mark.parametrize("path", JOBS, ids=lambda path: f"{path.parent.name}/{path.name}")
 def test_the_resolved_job_is_the_same_job(path: Path, tmp_path: Path) -> None:
     job = load_job(path)
     again = load_job(job_file(tmp_path, job.to_yaml()))
