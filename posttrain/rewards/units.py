@@ -48,7 +48,7 @@ _NUMBER = r"[-+]?[\d.,:]*\d(?:/\d+)?(?: \d+/\d+)?"
 _WORDS = re.compile(
     rf"({_NUMBER}|.*[\d}})\]]|.*\\pi)((?: ?[A-Za-z]{{2,}}| [A-Za-z])[A-Za-z0-9]*(?:[ /^.-][A-Za-z0-9]+)*)", re.DOTALL
 )
-_TERM = r"([\d.,]*\d) ?([A-Za-z]{2,})"
+_TERM = r"([\d.,]*\d) ?([A-Za-z]+)"
 _NEXT_TERM = re.compile(r"(?:, | and |, and | )(?=\d)")
 # The names of units that quantities of two terms are given in.
 _COARSE, _FINE = "hour|hr|day|week|year|dollar|foot|feet|ft|pound|lb|minute|min", "minute|min|hour|hr|day|month|cent|"
