@@ -15,7 +15,7 @@ from pydantic import Field, field_validator
 
 from posttrain.config import Config
 from posttrain.errors import JobError
-from posttrain.rewards.judgement import Conversation, Reply
+from posttrain.rewards.judgement import Conversation, Reply, question_seed
 from posttrain.types import Sampling
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ class ChatEndpoint:
             "max_tokens": sampling.max_completion_tokens,
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
-            "seed": seed,
+            "seed": question_seed(seed, question) if sampling.temperature > 0 else None,
             "top_k": sampling.top_k or None,  # of vLLM and SGLang; OpenAI knows neither this nor the next
             "stop_token_ids": list(sampling.stop_token_ids) or None,
         }

@@ -111,7 +111,7 @@ class GenerativeReward:
     def _replies(self, questions: Sequence[Conversation]) -> list[Reply]:
         """A reply for each question; those in the cache are not asked, and those without an error go into it."""
         top = TOP_TOKENS if self.config.mode == "yes_probability" else 0
-        sampling = Sampling(max_completion_tokens=1) if top else self.config.sampling
+        sampling = Sampling(temperature=0.0, max_completion_tokens=1) if top else self.config.sampling
         settings = [self.judge.identity, sampling.model_dump(), self.config.seed, top]
         keys = [_digest([*settings, question]) for question in questions]
         asked = dict(zip(keys, questions, strict=True))

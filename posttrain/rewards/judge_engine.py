@@ -10,10 +10,9 @@ from pydantic import Field
 from posttrain.config import Config
 from posttrain.data.chat import PromptEncoder
 from posttrain.errors import DataError, JobError
-from posttrain.rewards.judgement import Conversation, Reply
+from posttrain.rewards.judgement import Conversation, Reply, question_seed
 from posttrain.rollout.config import EngineConfig, TransformersEngineConfig
 from posttrain.rollout.engine import RolloutEngine
-from posttrain.rollout.seeds import derive_seed
 from posttrain.types import Example, RolloutRequest, Sampling
 
 
@@ -94,13 +93,13 @@ def engine_replies(
     requests: list[RolloutRequest] = []
     for number, question in enumerate(questions):
         example = Example(f"judgement {number}", question)
-        request_seed = derive_seed(seed, *(message["content"] for message in question))
         try:
             ids = encoder.prompt_ids(example)
         except DataError as error:
             replies[example.id] = Reply(error="invalid_input", message=str(error))
         else:
-            requests.append(RolloutRequest(example.id, example, ids, sampling, request_seed, role="judge"))
+            request = RolloutRequest(example.id, example, ids, sampling, question_seed(seed, question), role="judge")
+            requests.append(request)
     if top:
         for request, logprobs in zip(requests, engine.next_token_logprobs(requests, top), strict=True):
             tokens = tuple((engine.tokenizer.decode([token]), logprob) for token, logprob in logprobs.items())

@@ -111,6 +111,11 @@ class JudgeTemplate(Config):
         ]
 
 
+def question_seed(seed: int, question: Conversation) -> int:
+    """A 31-bit seed of a question's own: with one for all, similar questions would get the same draw."""
+    return derive_seed(seed, *(message["content"] for message in question)) % 2**31
+
+
 def load_template(name: str) -> JudgeTemplate:
     """The template in the YAML file ``name``, or the built-in one of that name.
 

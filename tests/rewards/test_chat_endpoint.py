@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from posttrain.errors import JobError
 from posttrain.rewards.chat_endpoint import ChatEndpoint, EndpointConfig, retry_after
-from posttrain.rewards.judgement import Reply
+from posttrain.rewards.judgement import Reply, question_seed
 from posttrain.types import Sampling
 
 QUESTION = [{"role": "user", "content": "good?"}]
@@ -50,7 +50,7 @@ def test_what_is_sent(judge_server: Any, connect: Connect) -> None:
             "messages": QUESTION,
             "max_tokens": 9,
             "temperature": 0.5,
-            "seed": 5,
+            "seed": question_seed(5, QUESTION),
             "chat_template_kwargs": {"enable_thinking": False},
         }
     ]

@@ -15,10 +15,12 @@ from posttrain.rewards.checked import score_checked
 from posttrain.rewards.config import RewardConfig
 from posttrain.rewards.judge_modes import ring_pairs
 from posttrain.rewards.reward import Reward, RewardInput, RewardOutput
+from posttrain.rewards.reward_file import load_reward_config
 from posttrain.rollout.config import TransformersEngineConfig
 from posttrain.trainers.collection import collect_groups
 from posttrain.types import Example, RolloutRequest, Sampling
 
+ROOT = Path(__file__).parents[2]
 ADAPTER: TypeAdapter[Any] = TypeAdapter(RewardConfig)
 
 Make = Callable[..., Reward]
@@ -178,6 +180,20 @@ def test_each_example_is_a_group_of_its_own(judge_server: Any, make_judge: Make,
     ]
     assert len(judge_server.payloads) == 2
     assert make_judge(mode="listwise").score([]) == []
+
+
+def test_the_reward_file_and_the_template_beside_it(
+    judge_server: Any, scripted: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    config = load_reward_config("reward_models/judge.yaml", [f"judge.base_url={judge_server.base_url}", "cache=null"])
+    reward = config.build()
+    (output,) = score_checked(reward, group("eight", answer="8"))
+    reward.close()
+    assert output.score == pytest.approx(2 / 3)
+    (payload,) = judge_server.payloads
+    assert payload["model"] == "Qwen/Qwen3-8B" and payload["chat_template_kwargs"] == {"enable_thinking": False}
+    assert answers_in(payload) == ["eight"] and "Known right answer: 8" in payload["messages"][1]["content"]
 
 
 # ---- failures and cache ---------------------------------------------------------------------------------------------
