@@ -62,9 +62,10 @@ class MathAnswerReward:
     r"""1 for a right final answer, 0 for a wrong one and for none.
 
     The answer is the last ``\boxed{...}``, else the last ``####`` line, else what follows "answer is", "answer:" or
-    "A:", else the last number or expression (the last calculation's result, where the text goes on after it); never text in an unclosed thinking block. The parts ``extracted_by_*``
-    say which of them it was (all 0: no answer). Equal plain forms are right without asking math-verify; nothing is
-    wrong without asking it, but for words and choice letters, which are compared as text.
+    "A:", else the last number or expression (the last calculation's result, where the text goes on after it); never
+    text in an unclosed thinking block. The parts ``extracted_by_*`` say which of them it was (all 0: no answer). Equal
+    plain forms are right without asking math-verify; nothing is wrong without asking it, but for words and choice
+    letters, which are compared as text.
 
     Errors: ``invalid_input`` for an example without a gold answer, or with one that cannot be read as mathematics;
     ``timeout`` and ``crashed`` for a comparison that the worker did not survive. A relative tolerance of a row's own
