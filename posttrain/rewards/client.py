@@ -71,7 +71,7 @@ class AsyncRewardClient:
         deadline_s: float = 300.0,
         request_timeout_s: float = 60.0,
         items_per_request: int = 64,
-        connections: int = 32,
+        connections: int = 16,
     ) -> None:
         self.model = model
         self.deadline_s = deadline_s

@@ -25,7 +25,7 @@ class RemoteConfig(BaseRewardConfig):
     deadline_s: float = Field(default=300.0, gt=0, description="of a batch; what has no score then is unavailable")
     request_timeout_s: float = Field(default=60.0, gt=0)
     items_per_request: int = Field(default=64, ge=1)
-    connections: int = Field(default=32, ge=1, description="requests at once")
+    connections: int = Field(default=16, ge=1, description="requests at once")
 
     @field_validator("urls")
     @classmethod

@@ -91,11 +91,15 @@ class RewardModelScorer:
         ]
 
     def encode(self, item: RewardInput) -> EncodedText | str:
-        """The chat template once over the whole conversation, or plain text and EOS; or why it cannot be read."""
+        """The chat template once over the whole conversation, or plain text and EOS; or why it cannot be read. Of a
+        text without a prompt, as classification APIs send it, the first token stands for the prompt."""
         finished = item.finish_reason == "stop"
         try:
             with self._lock:
-                ids, start = self.encoder.judged_ids(self._example(item), item.completion, finished)
+                if item.example.prompt == "" and item.completion:
+                    ids, start = [*self.tokenizer.encode(item.completion), *[self.tokenizer.eos_token_id] * finished], 1
+                else:
+                    ids, start = self.encoder.judged_ids(self._example(item), item.completion, finished)
         except DataError as error:
             return str(error)
         end = len(ids)

@@ -184,9 +184,15 @@ def test_what_cannot_be_encoded_is_an_error_of_that_item_alone(folder: Path) -> 
     outputs = score_checked(learned(folder), [items(3)[1], bad, items(3)[2]])
     assert [output.error for output in outputs] == [None, "invalid_input", None]
     assert "unknown role judge" in outputs[1].message
-    empty = RewardInput(Example("row", ""), "7")
+    empty = RewardInput(Example("row", ""), "")
     assert score_checked(learned(folder), [empty])[0].error == "invalid_input"
     assert score_checked(learned(folder), [replace(items(1)[0], completion="")])[0].score is not None
+
+
+def test_a_text_without_a_prompt_is_read_as_a_whole(folder: Path) -> None:
+    whole, parted = RewardInput(Example("row", ""), "1+2=3"), RewardInput(Example("row", "1"), "+2=3")
+    one, other = score_checked(learned(folder), [whole, parted])
+    assert one.score is not None and one.score == other.score
 
 
 def test_bfloat16_with_the_head_in_float32(folder: Path) -> None:

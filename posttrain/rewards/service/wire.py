@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from posttrain.rewards.reward import RewardOutput
 from posttrain.rewards.score_item import ScoreItem
-from posttrain.types import ErrorKind, Message
+from posttrain.types import ErrorKind, FinishReason, Message
 
 SCHEMA_VERSION = 1
 LONGEST_MESSAGE = 300
@@ -24,6 +24,8 @@ TOLD: dict[str, str] = {
     "crashed": "the reward failed on this item; the server's log says how",
     "unavailable": "the reward needs something that cannot be reached",
 }
+# vLLM reads plain texts without an end of turn; a completion that stopped would be given one.
+AS_IT_IS: FinishReason = "aborted"
 SPECIAL_TOKEN = r"(?:<\|[^<>|\s]{1,40}\|>|</?s>|<(?:pad|eos|bos|unk|end_of_turn|start_of_turn)>|\[(?:PAD|CLS|SEP)\])"
 SPECIAL_AT_END = re.compile(rf"(?:\s*{SPECIAL_TOKEN})+\s*$")
 SPECIAL_AT_START = re.compile(rf"^(?:{SPECIAL_TOKEN}\s*)+")
@@ -188,7 +190,8 @@ class VLLMScoreBody(VLLMBody):
     def score_items(self) -> list[ScoreItem]:
         queries, documents = _listed(self.queries), _listed(self.documents)
         queries = queries * len(documents) if len(queries) == 1 else queries
-        return [ScoreItem(prompt=query, completion=text) for query, text in zip(queries, documents, strict=True)]
+        pairs = zip(queries, documents, strict=True)
+        return [ScoreItem(prompt=query, completion=text, finish_reason=AS_IT_IS) for query, text in pairs]
 
 
 class VLLMPoolingBody(VLLMBody):
@@ -212,7 +215,7 @@ class VLLMPoolingBody(VLLMBody):
     def score_items(self) -> list[ScoreItem]:
         if self.messages:
             return [ScoreItem(prompt=self.messages[:-1], completion=self.messages[-1]["content"])]
-        return [ScoreItem(completion=text) for text in _listed(self.input or [])]
+        return [ScoreItem(completion=text, finish_reason=AS_IT_IS) for text in _listed(self.input or [])]
 
 
 class VLLMUsage(BaseModel):

@@ -112,3 +112,19 @@ def server(start_server: ServerFactory) -> RunningServer:
     return start_server(
         {"commanded": {"type": "served_rewards:Commanded"}, "integer": {"type": "exact_integer"}}, "server.timeout_s=20"
     )
+
+
+@pytest.fixture(scope="session")
+def classifier_folder(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Path) -> Path:
+    """A reward model of random weights, whose scores differ from text to text."""
+    import torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    folder = tmp_path_factory.mktemp("classifier")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = AutoModelForSequenceClassification.from_pretrained(tiny_model_folder, num_labels=1)
+        torch.nn.init.normal_(model.score.weight, std=0.3)
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(tiny_model_folder).save_pretrained(folder)
+    return folder

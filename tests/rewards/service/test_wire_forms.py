@@ -127,18 +127,30 @@ def test_replies_are_those_of_vllms_protocol_classes(server: Any, path: str, bod
 
 
 @pytest.fixture(scope="module")
-def vllm_url(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Path) -> Any:
-    """A real vLLM server on the CPU, with a classifier of random weights."""
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
-
-    folder = tmp_path_factory.mktemp("classifier")
-    AutoModelForSequenceClassification.from_pretrained(tiny_model_folder, num_labels=1).save_pretrained(folder)
-    AutoTokenizer.from_pretrained(tiny_model_folder).save_pretrained(folder)
+def vllm_url(tmp_path_factory: pytest.TempPathFactory, classifier_folder: Path) -> Any:
+    """A real vLLM server on the CPU."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    module = ("-m", "vllm.entrypoints.openai.api_server", "--model", str(folder), "--served-model-name", "commanded")
-    options = ("--runner", "pooling", "--max-model-len", "256", "--enforce-eager", "--host", "127.0.0.1")
-    log = folder / "log.txt"
+    module = (
+        "-m",
+        "vllm.entrypoints.openai.api_server",
+        "--model",
+        str(classifier_folder),
+        "--served-model-name",
+        "commanded",
+    )
+    options = (
+        "--runner",
+        "pooling",
+        "--max-model-len",
+        "256",
+        "--enforce-eager",
+        "--dtype",
+        "float32",
+        "--host",
+        "127.0.0.1",
+    )
+    log = tmp_path_factory.mktemp("vllm") / "log.txt"
     with log.open("w") as file:
         process = subprocess.Popen(
             [sys.executable, *module, *options, "--port", str(port)],
@@ -174,17 +186,29 @@ def form(value: Any) -> Any:
     return [form(inner) for inner in value] if isinstance(value, list) else type(value).__name__
 
 
+def numbers(value: Any) -> list[float]:
+    """The scores of a reply's data, in order."""
+    if isinstance(value, dict):
+        return [
+            number for name, inner in value.items() if name in ("score", "probs", "data") for number in numbers(inner)
+        ]
+    return [number for inner in value for number in numbers(inner)] if isinstance(value, list) else [value]
+
+
 @needs_vllm
 @pytest.mark.slow
-def test_replies_have_the_form_of_a_vllm_server(server: Any, vllm_url: str) -> None:
+def test_replies_are_those_of_a_vllm_server(start_server: Any, vllm_url: str, classifier_folder: Path) -> None:
+    """The same model, the same requests: the same form, and the same scores."""
     import httpx
 
+    server = start_server({"commanded": {"type": "learned", "model": str(classifier_folder)}})
     for path, body in CASES:
-        named = {"model": "commanded", **body}
+        named = {"model": "commanded", "use_activation": False, **body}
         theirs = httpx.post(vllm_url + path, json=named, timeout=60.0, trust_env=False)
         ours = server.http.post(path, json=named)
         assert (theirs.status_code, ours.status_code) == (200, 200), (path, body, theirs.text, ours.text)
         assert form(ours.json()) == form(theirs.json()), (path, body)
+        assert numbers(ours.json()) == pytest.approx(numbers(theirs.json()), abs=1e-4), (path, body)
     unknown = {"model": "nobody", "input": "a"}
     theirs = httpx.post(f"{vllm_url}/classify", json=unknown, timeout=60.0, trust_env=False)
     ours = server.http.post("/classify", json=unknown)
