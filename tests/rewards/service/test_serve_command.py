@@ -5,10 +5,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
 from posttrain.cli.main import app
 from posttrain.errors import UserError
+from posttrain.rewards.service.config import ServerConfig
+from posttrain.rewards.service.server import check_exposure
 
 
 @pytest.fixture
@@ -19,9 +20,9 @@ def reward(tmp_path: Path) -> str:
 
 
 def refusal(*arguments: str) -> str:
-    error = CliRunner().invoke(app, ["serve", *arguments]).exception
-    assert isinstance(error, UserError), error
-    return str(error)
+    with pytest.raises(UserError) as caught:
+        app(["serve", *arguments], standalone_mode=False)
+    return str(caught.value)
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.org", ""])
@@ -30,6 +31,16 @@ def test_an_address_that_others_reach_needs_a_key(reward: str, host: str, monkey
     assert "--api-key-file" in refusal(reward, "--host", host)
     monkeypatch.setenv("POSTTRAIN_API_KEYS", " , ")
     assert "--api-key-file" in refusal(reward, "--host", host)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.3.2.1", "::1", "localhost"])
+def test_loopback_needs_none(host: str) -> None:
+    check_exposure(ServerConfig(host=host), [])
+
+
+def test_a_missing_extra_is_named(reward: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    assert "pip install 'posttrain[serve]'" in refusal(reward)
 
 
 def test_the_exit_status_of_a_refusal_is_2(reward: str) -> None:
