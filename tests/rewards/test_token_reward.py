@@ -157,7 +157,7 @@ def test_oreal_keeps_its_token_model_beside_the_policy(tmp_path: Path, tiny_mode
     config = OREALConfig(
         steps=2, prompts_per_step=2, rollouts_per_prompt=4, policy_freeze_steps=0, warmup_steps=0,
         sampling=Sampling(max_completion_tokens=5), pair_selection="all", drop_uniform_groups=False,
-        token_reward_model={"learning_rate": 1e-2, "sharing": sharing, "lora_rank": 2},  # type: ignore[arg-type]
+        token_reward_model={"learning_rate": 1e-2, "sharing": sharing, "lora_rank": 2},
     )  # fmt: skip
     prompts = [Example(f"p{n}", CHAT, "7") for n in range(4)]
     trainer = OREALTrainer(
