@@ -7,6 +7,7 @@ import typer
 
 from posttrain.cli.compare import CompareCommand, compare
 from posttrain.cli.report import report
+from posttrain.cli.score import score
 from posttrain.cli.serve import serve
 from posttrain.cli.train import train
 from posttrain.errors import Interrupted, UserError
@@ -23,6 +24,7 @@ app = typer.Typer(
 )
 app.command()(train)
 app.command()(report)
+app.command()(score)
 app.command()(serve)
 app.command(cls=CompareCommand)(compare)
 

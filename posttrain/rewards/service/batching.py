@@ -1,8 +1,6 @@
 """Requests become batches: one bounded queue for each reward, and the processes that take batches from it."""
 
 import asyncio
-import hashlib
-import json
 import logging
 import math
 import time
@@ -12,6 +10,7 @@ from collections.abc import Sequence
 from posttrain.errors import RewardFailure
 from posttrain.rewards.on_error import BaseRewardConfig
 from posttrain.rewards.reward import RewardInput, RewardOutput
+from posttrain.rewards.reward_file import reward_digest
 from posttrain.rewards.service.config import ServerConfig
 from posttrain.rewards.service.metrics import Metrics
 from posttrain.rewards.service.process import WorkerGone, WorkerProcess
@@ -147,7 +146,7 @@ class ServedReward:
         self.config = config
         self.metrics = metrics
         resolved = reward.model_dump(mode="json")
-        self.digest = hashlib.sha256(json.dumps(resolved, sort_keys=True).encode()).hexdigest()
+        self.digest = reward_digest(reward)
         self._queue = RequestQueue(config)
         self._processes = [WorkerProcess(resolved) for _ in range(config.workers)]
         self._tasks: list[asyncio.Task[None]] = []
