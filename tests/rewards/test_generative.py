@@ -348,13 +348,13 @@ def test_cache_key_of_a_folder_changes_with_its_files(tiny_model_folder: Path, t
 
 
 def requests_for(engine: Any, number: int) -> list[RolloutRequest]:
-    sampling = Sampling(max_completion_tokens=12)
+    """Groups of three; the first is long finished, and being judged, while the last is still drawn."""
     return [
         RolloutRequest(
             id=f"{row}",
             example=Example(f"example {row}", "Name a number."),
             prompt_ids=engine.tokenizer.encode("Name a number."),
-            sampling=sampling,
+            sampling=Sampling(max_completion_tokens=4 + 40 * row),
             seed=row,
             n=3,
             group=row,
