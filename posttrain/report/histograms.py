@@ -31,14 +31,15 @@ def scores_section(folder: Path) -> str:
     if not file.is_file():
         return ""
     content = json.loads(file.read_text(encoding="utf-8"))
-    figures = _score_figure(content["scores"]) + _reliability_figure(content["reliability"])
+    figures = score_figure(content["scores"], "last evaluation") + _reliability_figure(content["reliability"])
     return (
         '<section id="scores" aria-labelledby="scores-title"><h2 id="scores-title">Scores of held-out pairs</h2>'
         f'<div class="grid two">{figures}</div></section>'
     )
 
 
-def _score_figure(scores: Mapping[str, Any]) -> str:
+def score_figure(scores: Mapping[str, Any], about: str) -> str:
+    """A picture of ``histogram``; ``about`` says when or of what."""
     counts: Mapping[str, Sequence[int]] = scores["counts"]
     most = max((count for some in counts.values() for count in some), default=0) or 1
     bars = "".join(
@@ -47,7 +48,7 @@ def _score_figure(scores: Mapping[str, Any]) -> str:
         for place, count in enumerate(some)
     )
     names = ", ".join(counts)
-    return _figure("Rewards", f"{names}; last evaluation", bars, number(scores["low"]), number(scores["high"]))
+    return _figure("Rewards", f"{names}; {about}", bars, number(scores["low"]), number(scores["high"]))
 
 
 def _reliability_figure(table: Sequence[Sequence[float]]) -> str:

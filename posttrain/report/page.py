@@ -48,16 +48,16 @@ def render(folder: Path) -> str:
         "not_finite": not_finite(metrics),
         "samples": samples(folder),
     }
-    return Template(_asset("page.html")).substitute(
+    return Template(asset("page.html")).substitute(
         title=html.escape(f"{method} · {folder.resolve().name}"),
-        css=_asset("page.css"),
-        script="\n".join(_asset(name) for name in SCRIPTS),
+        css=asset("page.css"),
+        script="\n".join(asset(name) for name in SCRIPTS),
         data=_embedded(data),
         method=html.escape(_method_title(method)),
         name=html.escape(folder.resolve().name),
         status=_status(metrics, _total_steps(job)),
         facts=html.escape(" · ".join([*_facts(job), f"last written {written:%Y-%m-%d %H:%M} UTC"])),
-        headline="\n".join(_tile(*tile) for tile in headline(metrics, _total_steps(job))),
+        headline="\n".join(tile(*tile) for tile in headline(metrics, _total_steps(job))),
         scores=scores_section(folder),
         job=html.escape(job_yaml or "This run was started from Python: it has no job file."),
         environment=_environment(folder),
@@ -100,7 +100,8 @@ def _difference(first: float, last: float) -> str:
     return f"{last - first:+.3f}".replace("-", "−")
 
 
-def _tile(label: str, value: str, note: str) -> str:
+def tile(label: str, value: str, note: str) -> str:
+    """A number at the top of a page."""
     value = html.escape(value).replace(" → ", '<span class="arrow">→</span>')
     return f'<div class="tile"><dt>{html.escape(label)}</dt><dd>{value}<small>{html.escape(note)}</small></dd></div>'
 
@@ -168,5 +169,6 @@ def _read(file: Path) -> str:
     return file.read_text(encoding="utf-8") if file.is_file() else ""
 
 
-def _asset(name: str) -> str:
+def asset(name: str) -> str:
+    """A text of ``report/assets``."""
     return files("posttrain.report").joinpath("assets", name).read_text(encoding="utf-8")

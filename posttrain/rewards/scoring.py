@@ -79,7 +79,7 @@ def score_file(
         JobError: the existing output was scored by another reward, or is being written by another process.
         RewardFailure: the reward broke its contract.
     """
-    if output_path.exists() and output_path.samefile(input_path):
+    if output_path.exists() and input_path.exists() and output_path.samefile(input_path):
         raise DataError(f"{output_path} is the input as well; name another output")
     summary = FileScores()
     with (
@@ -92,7 +92,9 @@ def score_file(
         written = (numbered for numbered in enumerate(earlier, start=1))
         pending: list[tuple[list[ScoreRow], int]] = []
         for group in groups(read_score_rows(source, input_path)):
-            kept = [_kept_error(line, number, row, output_path) for row, (number, line) in zip(group, written)]  # noqa: B905
+            kept = [
+                _kept_error(line, number, row, output_path) for row, (number, line) in zip(group, written, strict=False)
+            ]
             summary.count(kept)
             summary.resumed += len(kept)
             if len(kept) < len(group):

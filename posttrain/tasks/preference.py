@@ -1,22 +1,19 @@
 """Preferences as data: for a prompt, completions ranked best first."""
 
 import math
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field
 
+from posttrain.data.conversation import conversation
 from posttrain.data.dataset import DatasetConfig, LoadedExamples, collect_examples
 from posttrain.data.fields import FIELDS, FieldError, example_from_values
 from posttrain.data.rows import Row, read_rows
 from posttrain.rewards.reward import Reward
 from posttrain.tasks.file_task import FileTask, FileTaskConfig
-from posttrain.types import Example, Message
-
-TURN = re.compile(r"\n\n(Human|Assistant):")
-ROLES = {"Human": "user", "Assistant": "assistant"}
+from posttrain.types import Example
 
 
 class PreferenceConfig(FileTaskConfig):
@@ -78,30 +75,6 @@ class PreferenceTask(FileTask):
         elif any(len(side) != 1 for side in sides):
             raise FieldError(chosen, chosen, f"or {rejected!r} has several turns beside a prompt; give one answer")
         return others | {candidates: [side[-1]["content"] for side in sides]}
-
-
-def conversation(value: Any, column: str) -> list[Message]:
-    """The messages of one side of a pair: a list as it is, text in HH-RLHF's form by its turns, other text as one
-    answer.
-
-    Raises:
-        FieldError: it is neither, or does not end with the assistant.
-    """
-    if isinstance(value, str):
-        before, *turns = TURN.split(value)
-        if before.strip() or not turns:
-            return [{"role": "assistant", "content": value}]
-        texts = zip(turns[::2], turns[1::2], strict=True)
-        messages = [{"role": ROLES[who], "content": text.strip()} for who, text in texts]
-    elif isinstance(value, list) and all(
-        isinstance(each, dict) and {"role", "content"} <= each.keys() for each in value
-    ):
-        messages = [{"role": each["role"], "content": each["content"]} for each in value]
-    else:
-        raise FieldError(column, column, "is missing" if value is None else "is neither text nor a list of messages")
-    if not messages or messages[-1]["role"] != "assistant":
-        raise FieldError(column, column, "does not end with the assistant's answer")
-    return messages
 
 
 def checked(example: Example, column: str) -> Example:
