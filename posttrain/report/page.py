@@ -57,7 +57,7 @@ def render(folder: Path) -> str:
         name=html.escape(folder.resolve().name),
         status=_status(metrics, _total_steps(job)),
         facts=html.escape(" · ".join([*_facts(job), f"last written {written:%Y-%m-%d %H:%M} UTC"])),
-        headline="\n".join(tile(*tile) for tile in headline(metrics, _total_steps(job))),
+        headline="\n".join(tile(*figure) for figure in headline(metrics, _total_steps(job))),
         scores=scores_section(folder),
         job=html.escape(job_yaml or "This run was started from Python: it has no job file."),
         environment=_environment(folder),
