@@ -5,6 +5,7 @@ import sys
 
 import typer
 
+from posttrain.cli.check_reward import check_reward
 from posttrain.cli.compare import CompareCommand, compare
 from posttrain.cli.report import report
 from posttrain.cli.score import score
@@ -25,6 +26,7 @@ app = typer.Typer(
 app.command()(train)
 app.command()(report)
 app.command()(score)
+app.command()(check_reward)
 app.command()(serve)
 app.command(cls=CompareCommand)(compare)
 

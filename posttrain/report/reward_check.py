@@ -1,0 +1,106 @@
+"""The page of ``posttrain check-reward``: one file that needs nothing from outside, and its figures as JSON."""
+
+import html
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from string import Template
+
+from posttrain.report.formats import count, number
+from posttrain.report.histograms import histogram, score_figure
+from posttrain.report.page import asset, tile
+from posttrain.rewards.check import RewardCheck, WrongPair
+from posttrain.training.run_log import replace_file
+
+RESULT_FILE, PAGE_FILE = "result.json", "report.html"
+LONGEST_TEXT = 600
+
+_PAGE = Template("""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
+<meta name="color-scheme" content="light">
+<title>$name · reward check</title>
+<style>
+$css
+</style>
+</head>
+<body>
+<header class="masthead">
+<div class="title"><h1>Reward check <span>$name</span></h1></div>
+<p class="facts">$facts</p>
+<dl class="tiles">
+$tiles
+</dl>
+$warnings
+</header>
+<main>
+<section><h2>Scores</h2><div class="grid one">$scores</div></section>
+<section><h2>Most wrong pairs</h2>$worst</section>
+<section><h2>Reward</h2><pre class="job">$reward</pre></section>
+</main>
+</body>
+</html>
+""")
+
+
+def figures(check: RewardCheck) -> Iterator[tuple[str, str, str]]:
+    """Label, value and note of what was measured, for the terminal and the page."""
+    low, high = check.interval or (float("nan"), float("nan"))
+    length = "–" if check.length_accuracy is None else number(check.length_accuracy)
+    yield "Pair accuracy", _value(check.accuracy), f"95 % in {number(low)} – {number(high)}; by length alone {length}"
+    yield "AUROC", _value(check.auroc), f"{count(len(check.good_scores))} good, {count(len(check.bad_scores))} bad"
+    yield "Without spread", _value(check.without_spread), "share of prompts whose scores are all equal"
+    yield "Length", _value(check.length_correlation), "rank correlation of score and length"
+    kinds = ", ".join(f"{kind} {times:,}" for kind, times in check.errors.items())
+    yield "Errors", f"{check.error_rate:.2%}", kinds or "none"
+    yield "Speed", f"{count(check.completions_per_second)}/s", f"{check.completions:,} completions scored or failed"
+
+
+def write_check(check: RewardCheck, folder: Path, name: str, data: str, reward_yaml: str, digest: str) -> Path:
+    """Write ``result.json`` and ``report.html`` into ``folder``; return the page.
+
+    Args:
+        name: of the reward.
+        data: the file that it was checked on.
+        reward_yaml, digest: its resolved config.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    result = {"reward": name, "reward_digest": digest, "data": data, **asdict(check)}
+    result |= {"error_rate": check.error_rate, "warnings": list(check.warnings())}
+    replace_file(folder / RESULT_FILE, (json.dumps(result, indent=2, allow_nan=False) + "\n").encode())
+    facts = f"{data} · {check.prompts:,} prompts, {check.completions:,} completions"
+    page = _PAGE.substitute(
+        name=html.escape(name),
+        css=asset("page.css"),
+        facts=html.escape(facts),
+        tiles="\n".join(tile(*figure) for figure in figures(check)),
+        warnings="\n".join(f'<p class="notice">{html.escape(warning)}</p>' for warning in check.warnings()),
+        scores=_scores(check),
+        worst="\n".join(map(_wrong_pair, check.worst)) or "<p>none</p>",
+        reward=html.escape(reward_yaml),
+    )
+    replace_file(folder / PAGE_FILE, page.encode("utf-8", errors="replace"))
+    return folder / PAGE_FILE
+
+
+def _value(value: float | None) -> str:
+    return "–" if value is None else number(value)
+
+
+def _scores(check: RewardCheck) -> str:
+    if not check.good_scores and not check.bad_scores:
+        return "<p>none</p>"
+    return score_figure(histogram({"good": check.good_scores, "bad": check.bad_scores}), "all completions")
+
+
+def _wrong_pair(pair: WrongPair) -> str:
+    texts = "".join(
+        f'<p class="facts">{kind}</p><pre class="job">{html.escape(text[:LONGEST_TEXT])}</pre>'
+        for kind, text in (("good", pair.good), ("bad, scored higher", pair.bad))
+    )
+    summary = html.escape(f"{pair.place}: {number(pair.margin)} apart")
+    return f"<details><summary>{summary}</summary>{texts}</details>"
