@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 GOAL_STATES_FILE = "goal_states.safetensors"
 PREFERRED = "preferred"  # the goal of all preferred completions
+Pooling = Literal["last", "mean", "min"]
 
 
 class GoalConditionedConfig(BaseRewardModelConfig):
@@ -27,23 +28,30 @@ class GoalConditionedConfig(BaseRewardModelConfig):
 
     type: Literal["goal_conditioned"] = "goal_conditioned"
     goal: str = Field(default=PREFERRED, description="which goal state: preferred, or a value of the run's goal_key")
+    pooling: Pooling = Field(
+        default="last", description="the Q that is the score: at the last token, or over all tokens so far"
+    )
 
     def make(self) -> Reward:
-        return GoalConditionedReward(self.scorer(), load_goal_state(self.model, self.revision, self.goal))
+        goal = load_goal_state(self.model, self.revision, self.goal)
+        return GoalConditionedReward(self.scorer(), goal, self.pooling)
 
 
 class GoalConditionedReward:
-    """The score is Q at the last token; ``token_scores`` are the Q of every token, all in [-1, 1].
+    """The score is one of the parts ``q_last``, ``q_mean`` and ``q_min``, in [-1, 1]; ``token_scores`` are the Q of
+    every token, and ``parts["reward_model"]`` is the score of the model's head.
 
-    A completion whose ``finish_reason`` is not "stop" is read as it is, without what ends a turn. Parts: ``q_mean`` and
-    ``q_min`` over the tokens, and ``reward_model``, the score of the model's head.
+    A completion whose ``finish_reason`` is not "stop" is read as it is, without what ends a turn. States of an ending
+    are nearest to the goal, a mean of final states: to compare beginnings with endings, as guided decoding does, the
+    minimum is fairer than the last.
     """
 
     name = "goal_conditioned"
 
-    def __init__(self, scorer: "RewardModelScorer", goal: "Tensor") -> None:
+    def __init__(self, scorer: "RewardModelScorer", goal: "Tensor", pooling: Pooling = "last") -> None:
         self.scorer = scorer
         self.goal = goal
+        self.pooling = pooling
 
     def score(self, inputs: Sequence[RewardInput]) -> list[RewardOutput]:
         return [self._output(reading) for reading in self.scorer.read(inputs, with_states=True)]
@@ -59,8 +67,8 @@ class GoalConditionedReward:
         values: list[float] = goal_values(reading.states[1:], self.goal).tolist()
         if not values:
             return RewardOutput(None, error="invalid_input", message="the completion has no token")
-        parts = {"q_mean": sum(values) / len(values), "q_min": min(values), "reward_model": reading.score}
-        output = reading.output(values[-1], parts)
+        pooled = {"q_last": values[-1], "q_mean": sum(values) / len(values), "q_min": min(values)}
+        output = reading.output(pooled[f"q_{self.pooling}"], {**pooled, "reward_model": reading.score})
         output.token_scores = values
         return output
 

@@ -12,6 +12,7 @@ from posttrain.errors import JobError
 from posttrain.rewards.goal_conditioned import GoalConditionedConfig, GoalConditionedReward
 from posttrain.rewards.guided_decoding import decode_guided
 from posttrain.rewards.reward import RewardInput, RewardOutput
+from posttrain.rewards.reward_file import load_reward_config
 from posttrain.rollout.config import TransformersEngineConfig
 from posttrain.trainers.reward_model import RewardModelTrainer
 from posttrain.trainers.reward_model_config import RewardModelConfig
@@ -53,7 +54,7 @@ def test_q_is_the_cosine_of_every_state_to_the_goal(reward: GoalConditionedRewar
     expected = torch.cosine_similarity(read.hidden_states[-1][0, start:], goal[None], dim=-1)
     assert output.token_scores == pytest.approx(expected.tolist(), abs=1e-5)
     assert len(output.token_scores) == 5  # four characters and the end of the turn
-    assert output.score == output.token_scores[-1]
+    assert output.score == output.parts["q_last"] == output.token_scores[-1]
     assert output.parts["q_min"] == min(output.token_scores)
     assert output.parts["q_mean"] == pytest.approx(sum(output.token_scores) / 5)
     assert output.parts["reward_model"] == pytest.approx(read.logits.item(), abs=1e-5)
@@ -70,9 +71,22 @@ def test_beginnings_that_go_well_have_the_higher_q(reward: GoalConditionedReward
     assert good.score > bad.score
 
 
+def test_the_score_is_the_q_that_was_asked_for(reward: GoalConditionedReward) -> None:
+    lowest = GoalConditionedReward(reward.scorer, reward.goal, pooling="min")
+    (output,) = lowest.score([item("abc1")])
+    assert output.score == min(output.token_scores)
+
+
 def test_nothing_has_no_q(reward: GoalConditionedReward) -> None:
     (output,) = reward.score([item("", finished=False)])
     assert (output.score, output.error) == (None, "invalid_input")
+
+
+def test_the_file_people_copy(reward_model: Path) -> None:
+    file = Path(__file__).parents[2] / "reward_models" / "goal-conditioned.yaml"
+    copied = load_reward_config(file, [f"model={reward_model}"]).build()
+    (output,) = copied.score([item("abc")])
+    assert output.score == output.parts["q_last"]
 
 
 def test_missing_goals_are_named(reward_model: Path, tmp_path: Path) -> None:

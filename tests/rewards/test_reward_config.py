@@ -16,9 +16,12 @@ from posttrain.rewards.reward import Reward, RewardInput, RewardOutput
 from posttrain.types import Example
 
 HERE = Path(__file__).parent
-# What needs a model or a server is judged with one in test_learned, test_token_reward, test_generative and test_client.
-NEED_MORE = {"learned-serve.yaml", "ensemble.yaml", "oreal-token.yaml", "judge.yaml", "remote.yaml"}
-FILES = sorted((HERE.parents[1] / "reward_models").glob("*.yaml"))
+# What needs a model, a server or a sandbox has one in test_learned, test_token_reward, test_generative, test_client and
+# test_code.
+NEED_MORE = {"code.yaml", "learned-serve.yaml", "ensemble.yaml", "oreal-token.yaml", "judge.yaml", "remote.yaml"}
+NEED_MORE |= {"goal-conditioned.yaml"}  # in test_goal_conditioned
+# Jobs that train a reward model are in test_reward_model.
+FILES = sorted(p for p in (HERE.parents[1] / "reward_models").glob("*.yaml") if not p.stem.endswith("-train"))
 REWARD_MODELS = [path for path in FILES if path.name not in NEED_MORE]
 ADAPTER: TypeAdapter[Any] = TypeAdapter(RewardConfig)
 

@@ -14,11 +14,14 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from posttrain.data.chat import PromptEncoder
 from posttrain.errors import DataError, Interrupted
+from posttrain.job import load_job
 from posttrain.objectives.preference import bradley_terry_loss, contrastive_loss, goal_state
+from posttrain.planning import make_plan
 from posttrain.trainers.preference_rows import Pair, Side, contrastive_draws, fitted, preference_pairs
 from posttrain.trainers.reward_model import RewardModelTrainer
 from posttrain.trainers.reward_model_config import RewardModelConfig
 from posttrain.trainers.trl_session import Session
+from posttrain.training.memory import Launch
 from posttrain.training.model_config import LoRAConfig, ModelConfig
 from posttrain.training.run_config import RunConfig
 from posttrain.training.run_log import read_metrics
@@ -226,3 +229,19 @@ def test_equal_sides_teach_nothing_in_expectation() -> None:
     (bradley_terry_loss(rewards, rewards).sum()).backward()
     assert rewards.grad is not None
     assert rewards.grad.abs().max() == 0
+
+
+ROOT = Path(__file__).parents[2]
+JOBS = [*sorted((ROOT / "reward_models").glob("*-train.yaml")), *sorted((ROOT / "recipes/reward_model").glob("*.yaml"))]
+
+
+@pytest.mark.parametrize("file", JOBS, ids=lambda path: path.name)
+def test_jobs_that_people_copy_are_sound(file: Path, tiny_model_folder: Path, tmp_path: Path) -> None:
+    pairs = tmp_path / "pairs.jsonl"
+    rows = [{"prompt": example.prompt, "chosen": example.candidates[0], "rejected": "no"} for example in examples()]
+    pairs.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    overrides = [f"data.path={pairs}"] if "type: preference" in file.read_text() else []
+    if "Qwen" in file.read_text():
+        overrides.append(f"model.path={tiny_model_folder}")
+    plan = make_plan(load_job(file, overrides), Launch.of_environment())
+    assert any(name == "pairs" and " 0 are too long" in value for name, value in plan.sections["Data"])
