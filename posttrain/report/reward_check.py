@@ -26,6 +26,7 @@ _PAGE = Template("""<!doctype html>
 <title>$name · reward check</title>
 <style>
 $css
+.tile small { padding-right: 12px; white-space: normal }
 </style>
 </head>
 <body>
@@ -38,7 +39,7 @@ $tiles
 $warnings
 </header>
 <main>
-<section><h2>Scores</h2><div class="grid one">$scores</div></section>
+<section><h2>Scores</h2><div class="grid two">$scores</div></section>
 <section><h2>Most wrong pairs</h2>$worst</section>
 <section><h2>Reward</h2><pre class="job">$reward</pre></section>
 </main>
