@@ -47,8 +47,11 @@ def score_figure(scores: Mapping[str, Any], about: str) -> str:
         for series, (name, some) in enumerate(counts.items(), start=1)
         for place, count in enumerate(some)
     )
-    names = ", ".join(counts)
-    return _figure("Rewards", f"{names}; {about}", bars, number(scores["low"]), number(scores["high"]))
+    key = " ".join(
+        f'<span style="color: var(--series-{series})">■ {html.escape(name)}</span>'
+        for series, name in enumerate(counts, start=1)
+    )
+    return _figure("Rewards", f"{key} at the last evaluation", bars, number(scores["low"]), number(scores["high"]))
 
 
 def _reliability_figure(table: Sequence[Sequence[float]]) -> str:
@@ -74,10 +77,10 @@ def _bar(start: float, width: float, height: float, series: int, words: str) -> 
 
 
 def _figure(title: str, about: str, drawn: str, low: str, high: str) -> str:
+    """``about`` and ``drawn`` are HTML and SVG."""
     return (
-        f"<figure><figcaption><b>{html.escape(title)}</b> {html.escape(about)}</figcaption>"
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT + 18}" role="img" aria-label="{html.escape(title)}">{drawn}'
-        f'<text x="0" y="{HEIGHT + 14}" fill="currentColor" font-size="12">{html.escape(low)}</text>'
-        f'<text x="{WIDTH}" y="{HEIGHT + 14}" fill="currentColor" font-size="12" text-anchor="end">'
-        f"{html.escape(high)}</text></svg></figure>"
+        f'<figure class="chart"><figcaption><div><h3>{title}</h3><div class="about">{about}</div></div></figcaption>'
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT + 18}" role="img" aria-label="{title}">{drawn}'
+        f'<text x="0" y="{HEIGHT + 14}">{html.escape(low)}</text>'
+        f'<text x="{WIDTH}" y="{HEIGHT + 14}" text-anchor="end">{html.escape(high)}</text></svg></figure>'
     )
