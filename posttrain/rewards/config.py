@@ -7,6 +7,7 @@ from pydantic import ConfigDict
 
 from posttrain.config import CustomConfig, component_union, load_object
 from posttrain.rewards.bleu import BleuConfig, BleuRougeConfig
+from posttrain.rewards.code import CodeConfig
 from posttrain.rewards.composition import GateConfig, ProductConfig, RouteConfig, WeightedPart, WeightedSumConfig
 from posttrain.rewards.ensemble import EnsembleConfig
 from posttrain.rewards.exact_integer import ExactIntegerConfig
@@ -56,6 +57,7 @@ else:
     RewardConfig = component_union(
         MathAnswerConfig,
         ExactIntegerConfig,
+        CodeConfig,
         FormatConfig,
         RegexMatchConfig,
         MultipleChoiceConfig,
