@@ -215,7 +215,7 @@ def test_the_gradient_is_that_of_trl_sft_on_the_kept(tmp_path: Path, tiny_model_
     loss, _, _ = trainer.update.backward(minibatch.batches, trainer.policy_loss)
     theirs = SFTTrainer(
         AutoModelForCausalLM.from_pretrained(tiny_model_folder, dtype=torch.float32),
-        SFTConfig(output_dir=str(tmp_path / "trl"), report_to=[], use_cpu=True, loss_type="nll"),
+        SFTConfig(output_dir=str(tmp_path / "trl"), report_to=[], use_cpu=True, bf16=False, loss_type="nll"),
         train_dataset=load_dataset("json", data_files=write_rows(tmp_path, samples), split="train"),
         processing_class=trainer.tokenizer,
     )
