@@ -154,6 +154,7 @@ def test_trl_trains_it_on_assistant_turns_alone(tiny_model_folder: Path, tmp_pat
         per_device_train_batch_size=2,
         assistant_only_loss=True,
         use_cpu=True,
+        bf16=False,
         report_to="none",
         save_strategy="no",
         disable_tqdm=True,
