@@ -237,7 +237,7 @@ class ContrastiveRewardTrainer(trl.RewardTrainer):
         term = contrastive_loss(
             chosen[pair, source], chosen[pair, future], rejected[pair, other], self.contrastive.temperature
         ).mean()
-        self._metrics["train"]["contrastive_loss"].append(term.item())
+        self._metrics["train"]["contrastive_loss"].append(self.accelerator.gather(term.detach()).mean().item())
         loss = loss + self.contrastive.coefficient * term
         return (loss, outputs) if return_outputs else loss
 

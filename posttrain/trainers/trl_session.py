@@ -148,6 +148,7 @@ class TRLMethod(ABC):
             "gradient_checkpointing": False,  # where the job asks for it, the model has it already
             "max_length": None,
             "remove_unused_columns": False,
+            "ddp_find_unused_parameters": False,
             "dataloader_pin_memory": False,
         }
 

@@ -4,6 +4,8 @@ import json
 import os
 import random
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -245,3 +247,24 @@ def test_jobs_that_people_copy_are_sound(file: Path, tiny_model_folder: Path, tm
         overrides.append(f"model.path={tiny_model_folder}")
     plan = make_plan(load_job(file, overrides), Launch.of_environment())
     assert any(name == "pairs" and " 0 are too long" in value for name, value in plan.sections["Data"])
+
+
+@pytest.mark.slow
+def test_two_ranks_train_the_same_model(tmp_path: Path) -> None:
+    launchers = {"one": [], "two": ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]}
+    found = {}
+    for name, launcher in launchers.items():
+        job = [str(ROOT / "recipes/reward_model/goal_conditioned.yaml"), f"run.folder={tmp_path / name}"]
+        settings = ["trainer.steps=6", "trainer.eval_every=3", "data.problems.train_size=200"]
+        command = [sys.executable, *launcher, "-m", "posttrain", "train", *job, *settings]
+        environment = {**os.environ, "ACCELERATE_USE_CPU": "true"}
+        finished = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+        assert finished.returncode == 0, finished.stdout + finished.stderr
+        found[name] = [line for line in read_metrics(tmp_path / name) if "eval/loss" in line]
+        found[name].append(load_file(tmp_path / name / "model" / "goal_states.safetensors"))
+    for ours, theirs in zip(*(lines[:-1] for lines in found.values()), strict=True):
+        assert ours["eval/loss"] == pytest.approx(theirs["eval/loss"], abs=1e-6)
+        assert ours.get("reward_model/contrastive_loss", 0) == pytest.approx(
+            theirs.get("reward_model/contrastive_loss", 0), abs=1e-5
+        )
+    assert torch.allclose(found["one"][-1]["preferred"], found["two"][-1]["preferred"], atol=1e-5)
