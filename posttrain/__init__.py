@@ -23,6 +23,8 @@ _EXPORTS = {
     "GRPOTrainer": "posttrain.trainers.grpo",
     "OREALConfig": "posttrain.trainers.oreal_config",
     "OREALTrainer": "posttrain.trainers.oreal",
+    "RewardModelConfig": "posttrain.trainers.reward_model_config",
+    "RewardModelTrainer": "posttrain.trainers.reward_model",
 }
 
 __all__ = ["__version__", *_EXPORTS]
