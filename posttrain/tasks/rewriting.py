@@ -64,8 +64,10 @@ class RewritingConfig(Config):
 
 
 class RewritingTask:
-    """No held-out sentence is a training sentence, also not of another seed. ``Example.metadata`` holds ``instruction`` and ``words``, their
-    number."""
+    """No held-out sentence is a training sentence, also not of another seed.
+
+    ``Example.metadata`` holds ``instruction`` and ``words``, their number.
+    """
 
     def __init__(self, config: RewritingConfig) -> None:
         self.config = config
