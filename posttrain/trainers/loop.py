@@ -12,9 +12,10 @@ import torch
 
 from posttrain.errors import Interrupted
 from posttrain.report.page import write_report
-from posttrain.report.terminal import TrainingDisplay
+from posttrain.trainers.run_record import RunRecord
+from posttrain.training.accelerator import any_rank
 from posttrain.training.checkpoint import CheckpointStore
-from posttrain.training.run_log import RunLog, rollout_records
+from posttrain.training.run_log import rollout_records
 
 if TYPE_CHECKING:
     from posttrain.trainers.policy_trainer import PolicyTrainer
@@ -84,8 +85,8 @@ class Session:
         self.folder = Path(trainer.run.folder)
         self.is_main = self.accelerator.is_main_process
         self.store = CheckpointStore(self.folder, keep=trainer.config.keep_checkpoints)
-        self.display = TrainingDisplay(trainer.config.steps, trainer.method, enabled=self.is_main)
-        self.log: RunLog | None = None
+        self.record = RunRecord(self.accelerator, trainer.run, trainer.method, trainer.config.steps)
+        self.display = self.record.display
         self.started = time.perf_counter()
         self.saved_step = -1
         self.first: dict[str, float] = {}
@@ -100,19 +101,14 @@ class Session:
             self.trainer.load_state_dict(state["trainer"])
             self.first, self.last = state["first"], state["last"]
             self.saved_step = self.trainer.step
-            self.display.note(f"resumed from {checkpoint.name}")
-        if self.is_main:
-            self.log = RunLog(self.folder, resume_step=self.trainer.step if checkpoint is not None else None)
-            self.log.write_environment()
-        if self.trainer.run.trackers:
-            self.accelerator.init_trackers("posttrain")
+        self.record.open(checkpoint, self.trainer.step)
         self.trainer.sync()
 
     def start(self) -> None:
         """Evaluate the policy before its first step."""
         if self.trainer.step == 0:
             self.first = self.last = self.trainer.evaluate()
-            self.record(0, dict(self.first))
+            self.record.write(0, self.first)
 
     def run_step(self) -> None:
         """One training step with its log, evaluation and checkpoint."""
@@ -123,19 +119,12 @@ class Session:
         if self.trainer.finished or (config.eval_every and step % config.eval_every == 0):
             self.last = self.trainer.evaluate()
             metrics |= self.last
-        if self.log is not None and config.log_rollouts_every and step % config.log_rollouts_every == 0:
-            self.log.log_rollouts(step, rollout_records(step, groups, samples, self.trainer.tokenizer))
-        self.record(step, metrics)
+        log = self.record.log
+        if log is not None and config.log_rollouts_every and step % config.log_rollouts_every == 0:
+            log.log_rollouts(step, rollout_records(step, groups, samples, self.trainer.tokenizer))
+        self.record.write(step, metrics)
         if config.save_every and step % config.save_every == 0:
             self.save()
-
-    def record(self, step: int, metrics: dict[str, float]) -> None:
-        """Write one line of metrics, to the log, the trackers and the terminal."""
-        if self.log is not None:
-            self.log.log_metrics(step, metrics)
-        if self.trainer.run.trackers:
-            self.accelerator.log(metrics, step=step)
-        self.display.update(step, metrics)
 
     def save(self) -> None:
         """Write a checkpoint of everything, unless this step has one."""
@@ -167,15 +156,9 @@ class Session:
 
     def any_rank(self, flag: bool) -> bool:
         """Whether ``flag`` is set on any rank: all ranks stop together."""
-        if self.accelerator.num_processes == 1:
-            return flag
-        total = self.accelerator.reduce(torch.tensor(float(flag), device=self.accelerator.device), reduction="sum")
-        return bool(total > 0)
+        return any_rank(self.accelerator, flag)
 
     def close(self) -> None:
         """Flush the log and the trackers, end the engine."""
-        if self.log is not None:
-            self.log.close()
-        if self.trainer.run.trackers:
-            self.accelerator.end_training()
+        self.record.close()
         self.trainer.close()

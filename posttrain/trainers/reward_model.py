@@ -78,7 +78,6 @@ class RewardModelTrainer(TRLMethod):
         run: RunConfig | None = None,
     ) -> None:
         super().__init__(model, config, model_config, run)
-        self.eval_every = config.eval_every
         encoder = PromptEncoder(self.tokenizer)
         longest = config.max_length or self.model.config.max_position_embeddings
         self.train_pairs, self.eval_pairs = (
@@ -98,8 +97,7 @@ class RewardModelTrainer(TRLMethod):
 
     def trained_tokens(self, step: int) -> int:
         """How many tokens ``step`` reads, prompts included."""
-        size = self.config.batch_size
-        return sum(self.train_pairs.rows[index].tokens for index in self.order[(step - 1) * size : step * size])
+        return sum(self.train_pairs.rows[index].tokens for index in self.drawn(step))
 
     def trl_trainer(self, session: Session) -> trl.RewardTrainer:
         """TRL's trainer over the drawn pairs; the contrastive term is added where it has a weight."""

@@ -30,4 +30,3 @@ class RewardModelConfig(TRLMethodConfig):
         default=None, description="a metadata column: one goal state for each of its values, beside that of all rows"
     )
     goal_examples: int = Field(default=2048, ge=1, description="training pairs that the goal states are a mean over")
-    eval_every: int = Field(default=0, ge=0, description="steps between evaluations; 0: first and last only")

@@ -73,17 +73,16 @@ class SFTTrainer(TRLMethod):
         longest = config.max_length or self.model.config.max_position_embeddings
         self.rows = demonstration_rows(train_dataset, self.tokenizer, longest, config.only_demonstrated)
         self.order = drawn_order(len(self.rows), config.steps * config.batch_size, self.run.seed)
-
-        self.eval_every = config.eval_every
-        self.eval_dataset = eval_dataset if config.eval_rollouts and grader is not None else ()
+        self.eval_dataset = eval_dataset
         self.grader = grader
         self.evaluations = 0
-        if self.eval_dataset:
-            self.engine: RolloutEngine = (engine or TransformersEngineConfig()).build(model, self.run.seed)
+        self.engine: RolloutEngine | None = None
+        if config.eval_rollouts and eval_dataset and grader is not None:
+            self.engine = (engine or TransformersEngineConfig()).build(model, self.run.seed)
 
     def evaluate(self) -> dict[str, float]:
         """mean@k over the held-out prompts, as the methods that sample measure it."""
-        if not self.eval_dataset or self.grader is None:
+        if self.engine is None or self.grader is None:
             return {}
         self.evaluations += 1
         sync_weights(self.model, self.engine, version=self.evaluations)
@@ -98,6 +97,12 @@ class SFTTrainer(TRLMethod):
             seed=self.run.seed,
         )
 
+    def close(self) -> None:
+        """End the engine and the grader's workers."""
+        if self.engine is not None and self.grader is not None:
+            self.engine.close()
+            self.grader.close()
+
     def load_model(self, path: str | Path) -> Any:
         """A causal language model, with an adapter if the job asks for one."""
         model = load_causal_lm(path, self.model_config)
@@ -105,9 +110,7 @@ class SFTTrainer(TRLMethod):
 
     def trained_tokens(self, step: int) -> int:
         """How many tokens are in the loss of ``step``, counted from 1."""
-        size = self.config.batch_size
-        drawn = self.order[(step - 1) * size : step * size]
-        return sum(label != NOT_IN_LOSS for index in drawn for label in self.rows[index]["labels"])
+        return sum(label != NOT_IN_LOSS for index in self.drawn(step) for label in self.rows[index]["labels"])
 
     def trl_trainer(self, session: Session) -> trl.SFTTrainer:
         """TRL's trainer over the drawn rows, in their order, packed without padding."""

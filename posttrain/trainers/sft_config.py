@@ -11,5 +11,4 @@ class SFTConfig(TRLMethodConfig):
 
     only_demonstrated: bool = Field(default=False, description="leave out examples without a demonstration")
     eval_rollouts: int = Field(default=0, ge=0, description="rollouts per held-out prompt: mean@k; 0: no evaluation")
-    eval_every: int = Field(default=0, ge=0, description="steps between evaluations; 0: only at start and end")
     sampling: Sampling = Field(default_factory=Sampling, description="of the evaluation")

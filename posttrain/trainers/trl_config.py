@@ -18,5 +18,6 @@ class TRLMethodConfig(Config):
     weight_decay: float = Field(default=0.0, ge=0)
     max_length: int | None = Field(default=None, ge=2, description="tokens of a row; null: the model's context")
     max_grad_norm: float = Field(default=1.0, gt=0)
+    eval_every: int = Field(default=0, ge=0, description="steps between evaluations; 0: first and last only")
     save_every: int = Field(default=0, ge=0, description="steps between checkpoints; 0: none")
     keep_checkpoints: int = Field(default=2, ge=1)

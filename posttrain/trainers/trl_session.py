@@ -20,16 +20,17 @@ from transformers import PrinterCallback, TrainerCallback
 
 from posttrain.errors import Interrupted, JobError
 from posttrain.report.page import write_report
-from posttrain.report.terminal import ACCURACY, TrainingDisplay
+from posttrain.report.terminal import ACCURACY
 from posttrain.rollout.seeds import derive_seed
 from posttrain.trainers.loop import StopRequest, TrainingSummary, stop_on_sigterm
+from posttrain.trainers.run_record import RunRecord
 from posttrain.trainers.trl_config import TRLMethodConfig
-from posttrain.training.accelerator import gather_lists, make_accelerator
+from posttrain.training.accelerator import any_rank, make_accelerator
 from posttrain.training.checkpoint import CheckpointStore
 from posttrain.training.model import load_tokenizer, save_causal_lm
 from posttrain.training.model_config import ModelConfig
 from posttrain.training.run_config import RunConfig
-from posttrain.training.run_log import RunLog, read_metrics
+from posttrain.training.run_log import read_metrics
 
 with warnings.catch_warnings():
     warnings.filterwarnings("ignore", message="TRL currently supports vLLM versions", category=UserWarning)
@@ -51,10 +52,10 @@ class TRLMethod(ABC):
         JobError: ``batch_size`` does not divide among the ranks.
     """
 
+    order: list[int]  # the indices of all rows that are drawn, set by the subclass
     method: ClassVar[str]
     config_class: ClassVar[type[TRLMethodConfig]]
     metric_names: ClassVar[Mapping[str, str]]  # TRL's name of a logged value: the run's
-    eval_every: int = 0
 
     def __init__(self, model: str | Path, config: Any, model_config: ModelConfig | None, run: RunConfig | None) -> None:
         self.config = config
@@ -84,6 +85,14 @@ class TRLMethod(ABC):
     def evaluate(self) -> dict[str, float]:
         """Held-out metrics. Every rank calls it."""
         return {}
+
+    def drawn(self, step: int) -> list[int]:
+        """The indices of the rows of ``step``, counted from 1, over all ranks."""
+        size = self.config.batch_size
+        return self.order[(step - 1) * size : step * size]
+
+    def close(self) -> None:  # noqa: B027 (most methods start nothing)
+        """End what the method started besides training."""
 
     def write_model(self, folder: Path) -> None:
         """Write the model and what belongs to it. Every rank calls it."""
@@ -163,21 +172,15 @@ class Session(TrainerCallback):
         self.stop = stop
         self.scratch = trainer.folder / "trl"
         self.store = CheckpointStore(trainer.folder, keep=trainer.config.keep_checkpoints)
-        self.display = TrainingDisplay(trainer.config.steps, trainer.method, enabled=self.is_main)
-        self.log: RunLog | None = None
+        self.record = RunRecord(self.accelerator, trainer.run, trainer.method, trainer.config.steps)
+        self.display = self.record.display
         self.step_started = 0.0
         self.interrupted_at: int | None = None
 
     def train(self, resume: str | None) -> None:
         """Run TRL's loop from the checkpoint that ``resume`` means, or from the start."""
         checkpoint = self.store.resolve(resume, on_refused=self.display.warn) if resume else None
-        if checkpoint is not None:
-            self.display.note(f"resumed from {checkpoint.name}")
-        if self.is_main:
-            self.log = RunLog(self.trainer.folder, resume_step=step_of(checkpoint) if checkpoint else None)
-            self.log.write_environment()
-        if self.trainer.run.trackers:
-            self.accelerator.init_trackers("posttrain")
+        self.record.open(checkpoint, step_of(checkpoint) if checkpoint else 0)
         try:
             with self.display:
                 trainer = self.trainer.trl_trainer(self)
@@ -190,11 +193,11 @@ class Session(TrainerCallback):
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step == 0 and (metrics := self.trainer.evaluate()):
-            self.record(0, metrics)
+            self.record.write(0, metrics)
         self.step_started = time.perf_counter()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if any(gather_lists(self.accelerator, [self.stop.received])) and state.global_step < state.max_steps:
+        if any_rank(self.accelerator, self.stop.received) and state.global_step < state.max_steps:
             self.interrupted_at = state.global_step
             control.should_save = control.should_training_stop = True
 
@@ -208,18 +211,10 @@ class Session(TrainerCallback):
             "time/step": seconds,
             "speed/trained_tokens_per_second": tokens / seconds,
         }
-        every = self.trainer.eval_every
+        every = self.trainer.config.eval_every
         if step == state.max_steps or (every and step % every == 0):
             metrics |= self.trainer.evaluate()
-        self.record(step, metrics)
-
-    def record(self, step: int, metrics: dict[str, float]) -> None:
-        """Write one line of metrics, to the log, the trackers and the terminal."""
-        if self.log is not None:
-            self.log.log_metrics(step, metrics)
-        if self.trainer.run.trackers:
-            self.accelerator.log(metrics, step=step)
-        self.display.update(step, metrics)
+        self.record.write(step, metrics)
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Move what TRL saved into a checkpoint that is sealed and renamed when whole."""
@@ -235,15 +230,13 @@ class Session(TrainerCallback):
             state.global_step,
             write,
             is_main=self.is_main,
-            any_rank=lambda flag: any(gather_lists(self.accelerator, [flag])),
+            any_rank=lambda flag: any_rank(self.accelerator, flag),
         )
 
     def close(self) -> None:
-        """Flush the log and the trackers, and drop TRL's own folder."""
-        if self.log is not None:
-            self.log.close()
-        if self.trainer.run.trackers:
-            self.accelerator.end_training()
+        """Flush the log and the trackers, end what the method held, and drop TRL's own folder."""
+        self.record.close()
+        self.trainer.close()
         if self.is_main:
             shutil.rmtree(self.scratch, ignore_errors=True)
 

@@ -41,6 +41,14 @@ def leave_process_group() -> None:
         torch.distributed.destroy_process_group()
 
 
+def any_rank(accelerator: Accelerator, flag: bool) -> bool:
+    """Whether ``flag`` is set on any rank. Every rank calls it."""
+    if accelerator.num_processes == 1:
+        return flag
+    total = accelerator.reduce(torch.tensor(float(flag), device=accelerator.device), reduction="sum")
+    return bool(total > 0)
+
+
 def gather_lists(accelerator: Accelerator, items: list[Any]) -> list[Any]:
     """The items of all ranks, in rank order, on every rank."""
     return items if accelerator.num_processes == 1 else gather_object(items)
