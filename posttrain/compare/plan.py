@@ -98,12 +98,11 @@ def arm_job(comparison: Comparison, arm: str, seed: int, folder: Path) -> Job[An
     changes |= {"run.seed": str(seed), "run.folder": json.dumps(str(folder / arm))}
     try:
         job = load_job(job_file, [f"{key}={value}" for key, value in changes.items()])
-        if WARM_START in config.shared and job.warm_start is not None:
-            changes["run.warm_start_folder"] = json.dumps(str(folder / WARM_START))
-            job = load_job(job_file, [f"{key}={value}" for key, value in changes.items()])
-        return job
     except JobError as error:
         raise JobError(f"{comparison.path}: arms.{arm}: {error}") from error
+    if WARM_START in config.shared and job.warm_start is not None:
+        job.run.warm_start_folder = str(folder / WARM_START)
+    return job
 
 
 def overrides(changes: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -88,7 +88,7 @@ class GRPOTrainer(PolicyTrainer):
         """Replace the engine's log-probs by the trainer's where they are not the old policy's exactly, and fold the
         correction for the difference into the token weights."""
         super().prepare(batch)
-        if self.behaviour_is_exact:
+        if self.config.importance_correction == "none" and self.old_logprobs_are_known:
             return
         old = self.trainer_logprobs(batch)
         if self.config.importance_correction != "none":
@@ -100,13 +100,6 @@ class GRPOTrainer(PolicyTrainer):
                 self.config.importance_cap,
             )
         batch.behaviour_logprobs = old
-
-    @property
-    def behaviour_is_exact(self) -> bool:
-        """Whether the old policy's log-probs are known without a forward pass: with one update per batch the ratio is
-        1 whatever they are."""
-        corrected = self.config.importance_correction != "none"
-        return not corrected and (self.config.one_update or self.engine_logprobs_are_exact)
 
     def loss(self, logprobs: Tensor, entropy: Tensor, batch: MicroBatch) -> LossOutput:
         """The clipped objective above."""

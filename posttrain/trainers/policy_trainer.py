@@ -158,10 +158,14 @@ class PolicyTrainer:
         gathered = gather_lists(self.accelerator, self.sample(mine))
         return sorted(gathered, key=lambda group: group.rollouts[0].request_id)
 
-    def sample(
+    def sample(self, requests: Sequence[RolloutRequest]) -> list[RolloutGroup]:
+        """The scored groups of this rank's ``requests``."""
+        return self.draw_and_score(requests)
+
+    def draw_and_score(
         self, requests: Sequence[RolloutRequest], on_scored: Callable[[RolloutGroup], None] | None = None
     ) -> list[RolloutGroup]:
-        """Sample and score ``requests`` on this rank."""
+        """Let the engine draw and the reward judge; ``on_scored`` is called with each group once it is scored."""
         groups, times = collect_groups(self.engine, requests, self.reward, on_scored)
         self.timings["generate"] = self.timings.get("generate", 0.0) + times.generate
         self.timings["score"] = self.timings.get("score", 0.0) + times.score
@@ -273,12 +277,12 @@ class PolicyTrainer:
         return logprobs
 
     @property
-    def engine_logprobs_are_exact(self) -> bool:
-        """Whether the engine reports the log-probs of the trained distribution to rounding: in float32, and sampling
-        from all of it."""
+    def old_logprobs_are_known(self) -> bool:
+        """Whether the old policy's log-probs need no forward pass: with one update the ratio is 1 whatever they are,
+        and a float32 engine that samples from the full distribution reports them to rounding."""
         sampling = self.config.sampling
         full = sampling.top_p == 1.0 and sampling.top_k == 0 and sampling.temperature > 0
-        return full and self.model_config.dtype == "float32"
+        return self.config.one_update or (full and self.model_config.dtype == "float32")
 
     def policy_loss(self, batch: MicroBatch) -> LossOutput:
         """Forward the micro-batch and apply the method's loss; entropy and the mismatch to the engine come along."""

@@ -52,7 +52,7 @@ class RAFTTrainer(PolicyTrainer):
         super().__init__(model, config, **components)
         self.folder = Path(self.run.folder)
 
-    def sample(self, requests: Sequence[RolloutRequest], *_: Any) -> list[RolloutGroup]:
+    def sample(self, requests: Sequence[RolloutRequest]) -> list[RolloutGroup]:
         """Sample, or go on with what a run that died had collected; offline, take the candidates."""
         if self.candidates is not None:
             return self.candidates.groups(requests, self.tokenizer, self.reward)
@@ -60,10 +60,9 @@ class RAFTTrainer(PolicyTrainer):
         restored = collected.restore(requests)
         done = {group.rollouts[0].request_id for group in restored}
         missing = {request.id: request for request in requests if request.id not in done}
-        fresh = super().sample(
+        return restored + self.draw_and_score(
             list(missing.values()), lambda group: collected.append(missing[group.rollouts[0].request_id], group)
         )
-        return restored + fresh
 
     def assign_credit(self, groups: Sequence[RolloutGroup]) -> list[TrainingSample]:
         """Rank and select. Under ``all_tokens`` the rejected come along without weight: they count in Z."""
@@ -92,31 +91,35 @@ class RAFTTrainer(PolicyTrainer):
     def select(self, ranked: Sequence[RankedGroup]) -> None:
         """Weight 1 for what ``selection`` keeps; Reinforce-Rej (2504.11343, section 4) also weighs the wrong ones."""
         config = self.config
-        top = global_top([group.keys for group in ranked], config.keep_fraction or 1 / config.rollouts_per_prompt)
-        for group, of_batch in zip(ranked, top, strict=True):
+        for group, chosen in zip(ranked, self._chosen(ranked), strict=True):
             accepted = [self._accepted(rollout) for rollout in group.rollouts]
             if config.drop_all_correct and all(accepted):
                 continue
-            match config.selection:
-                case "mixed_groups":
-                    group.weights = mixed_group_weights(accepted, config.wrong_reward, config.baseline)
-                    continue
-                case "best":
-                    kept = best(group.keys, self._ties(group))
-                case "all_best":
-                    kept = all_best(group.keys)
-                case "threshold":
-                    kept = list(range(len(accepted)))
-                case "global_top":
-                    kept = of_batch
-            for i in [i for i in kept if accepted[i]][: config.max_kept_per_prompt]:
+            if config.selection == "mixed_groups":
+                group.weights = mixed_group_weights(accepted, config.wrong_reward, config.baseline)
+                continue
+            for i in [i for i in chosen if accepted[i]][: config.max_kept_per_prompt]:
                 group.weights[i] = 1.0
+
+    def _chosen(self, ranked: Sequence[RankedGroup]) -> list[list[int]]:
+        """The indices that the ranking lets through, for each group."""
+        config = self.config
+        match config.selection:
+            case "best":
+                return [best(group.keys, self._ties(group)) for group in ranked]
+            case "all_best":
+                return [all_best(group.keys) for group in ranked]
+            case "global_top":
+                fraction = config.keep_fraction or 1 / config.rollouts_per_prompt
+                return global_top([group.keys for group in ranked], fraction)
+            case "threshold" | "mixed_groups":
+                return [list(range(len(group.keys))) for group in ranked]
 
     def prepare(self, batch: MicroBatch) -> None:
         """The old policy's log-probs are the trainer's, from before the step's first update."""
         if self.config.kl_coef:
             super().prepare(batch)
-        if self.config.importance_sampling == "token" and not self.engine_logprobs_are_exact:
+        if self.config.importance_sampling == "token" and not self.old_logprobs_are_known:
             batch.behaviour_logprobs = self.trainer_logprobs(batch)
 
     def loss(self, logprobs: Tensor, entropy: Tensor, batch: MicroBatch) -> LossOutput:
