@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 
-from posttrain.types import Origin, Rollout, RolloutGroup, TrainingSample
+from posttrain.trainers.credit import scored
+from posttrain.types import Origin, RolloutGroup, TrainingSample
 
 
 def prefix_metrics(
@@ -15,14 +16,14 @@ def prefix_metrics(
 
     ``prefix/entropy_kept`` and ``prefix/entropy_dropped`` are of prefix tokens that are trained and that are not.
     """
-    rollouts = [rollout for group in groups for rollout in group.rollouts if rollout.reward is not None]
+    rollouts = [rollout for group in groups for rollout in scored(group)]
     own = [r for r in rollouts if all(r.action_mask)]
     hybrids = [r for r in rollouts if not all(r.action_mask)]
     without = sum(all(all(r.action_mask) for r in group.rollouts) for group in groups)
     metrics = {"prefix/hybrid_rollouts": float(len(hybrids)), "prefix/groups_without_prefix": float(without)}
     metrics |= _mean("prefix/own_reward", [float(r.reward or 0.0) for r in own])
     metrics |= _mean("prefix/hybrid_reward", [float(r.reward or 0.0) for r in hybrids])
-    metrics |= _mean("prefix/length_mean", [float(_prefix_length(r)) for r in hybrids])
+    metrics |= _mean("prefix/length_mean", [float(r.action_mask.count(0)) for r in hybrids])
     kept: list[float] = []
     dropped: list[float] = []
     for sample in samples:
@@ -38,7 +39,3 @@ def prefix_metrics(
 
 def _mean(name: str, values: Sequence[float]) -> dict[str, float]:
     return {name: fmean(values)} if values else {}
-
-
-def _prefix_length(rollout: Rollout) -> int:
-    return len(rollout.action_mask) - sum(rollout.action_mask)

@@ -22,7 +22,6 @@ from posttrain.trainers.demonstrations import Demonstrations
 from posttrain.trainers.grpo import GRPOTrainer, rewards_of
 from posttrain.trainers.prefix_metrics import prefix_metrics
 from posttrain.trainers.prefix_rft_config import PrefixRFTConfig, RatioSchedule
-from posttrain.trainers.token_statistics import token_statistics
 from posttrain.training.packing import MicroBatch
 from posttrain.training.update import LossOutput
 from posttrain.types import Example, Origin, Rollout, RolloutGroup, RolloutRequest, TrainingSample
@@ -93,7 +92,7 @@ class PrefixRFTTrainer(GRPOTrainer):
         """GRPO's advantages on the sampled tokens, then the prefix tokens that join them."""
         samples = super().assign_credit(groups)
         weights = self._prefix_weights(samples, groups)
-        statistics = token_statistics(self.update, [s for s in samples if weights.get(s.id)])
+        statistics = self.prefix_statistics([s for s in samples if weights.get(s.id)])
         finished = [
             self._with_prefix(s, weights[s.id], *statistics[s.id]) if s.id in statistics else s for s in samples
         ]
@@ -102,6 +101,12 @@ class PrefixRFTTrainer(GRPOTrainer):
             "prefix/ratio_high": self._bound(self.config.prefix_ratio_high),
         }
         return finished
+
+    def prefix_statistics(self, samples: Sequence[TrainingSample]) -> dict[str, tuple[list[float], list[float]]]:
+        """Log-probs and entropies (nats) of each sample's prefix tokens under the policy as it is, by sample id."""
+        prefixes = [replace(s, trained=[int(origin == Origin.EXPERT) for origin in s.origin]) for s in samples]
+        values = self.update.token_values(prefixes, lambda batch: torch.stack(self.update.model(batch), dim=1))
+        return {name: ([p for p, _ in pairs], [h for _, h in pairs]) for name, pairs in values.items()}
 
     def before_update(self, samples: list[TrainingSample]) -> tuple[list[TrainingSample], dict[str, float]]:
         """Only metrics: the samples are ready."""

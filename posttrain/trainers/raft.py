@@ -3,6 +3,8 @@
 import math
 import random
 from collections.abc import Sequence
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,9 +18,9 @@ from posttrain.trainers.candidates import Candidates
 from posttrain.trainers.credit import training_sample
 from posttrain.trainers.policy_trainer import PolicyTrainer
 from posttrain.trainers.raft_config import RAFTConfig
-from posttrain.trainers.ranked import RankedGroup, completion_logprobs, write_ranked
+from posttrain.trainers.ranked import RankedGroup, write_ranked
 from posttrain.training.collected import CollectedGroups
-from posttrain.training.model import PolicyModel
+from posttrain.training.model import PolicyModel, reference_logprobs
 from posttrain.training.packing import MicroBatch
 from posttrain.training.update import LossOutput
 from posttrain.types import Rollout, RolloutGroup, RolloutRequest, TrainingSample
@@ -82,11 +84,12 @@ class RAFTTrainer(PolicyTrainer):
     def rank_by_kl(self, ranked: Sequence[RankedGroup]) -> None:
         """Take the KL term of eq. 5 off the keys."""
         assert self.reference is not None
-        of_reference = completion_logprobs(self.update, self.reference, ranked)
-        for group in ranked:
-            ids = [f"{rollout.request_id}/{rollout.index}" for rollout in group.rollouts]
-            own = [math.fsum(rollout.logprobs) for rollout in group.rollouts]
-            group.keys = kl_rank_keys(group.keys, own, [of_reference[i] for i in ids], self.config.kl_rank_coef)
+        samples = [[training_sample(rollout, 1.0) for rollout in group.rollouts] for group in ranked]
+        of_reference = self.update.token_values(list(chain(*samples)), partial(reference_logprobs, self.reference))
+        for group, own in zip(ranked, samples, strict=True):
+            sampled = [math.fsum(rollout.logprobs) for rollout in group.rollouts]
+            reference = [math.fsum(of_reference[sample.id]) for sample in own]
+            group.keys = kl_rank_keys(group.keys, sampled, reference, self.config.kl_rank_coef)
 
     def select(self, ranked: Sequence[RankedGroup]) -> None:
         """Weight 1 for what ``selection`` keeps; Reinforce-Rej (2504.11343, section 4) also weighs the wrong ones."""

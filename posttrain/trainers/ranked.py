@@ -5,11 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from posttrain.trainers.credit import scored, training_sample
-from posttrain.training.accelerator import gather_lists
-from posttrain.training.model import PolicyModel, reference_logprobs
+from posttrain.trainers.credit import scored
 from posttrain.training.run_log import replace_file
-from posttrain.training.update import Update
 from posttrain.types import Example, Rollout, RolloutGroup
 
 
@@ -56,14 +53,3 @@ def write_ranked(folder: Path, step: int, groups: Sequence[RankedGroup]) -> None
             lines.append(json.dumps(row) + "\n")
     folder.mkdir(parents=True, exist_ok=True)
     replace_file(folder / f"step_{step:06d}.jsonl", "".join(lines).encode())
-
-
-def completion_logprobs(update: Update, model: PolicyModel, groups: Sequence[RankedGroup]) -> dict[str, float]:
-    """The log-prob of each whole completion under ``model``, by sample id; every rank computes its share."""
-    samples = [training_sample(rollout, 1.0) for group in groups for rollout in group.rollouts]
-    sums: list[tuple[str, float]] = []
-    for batch in update.micro_batches(samples) if samples else []:
-        logprobs = reference_logprobs(model, batch).double()
-        totals = logprobs.new_zeros(len(batch.samples)).index_add(0, batch.sample_index, logprobs)
-        sums += zip([sample.id for sample in batch.samples], totals.tolist(), strict=True)
-    return dict(gather_lists(update.accelerator, sums))

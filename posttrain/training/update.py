@@ -66,6 +66,21 @@ class Update:
         idle = max(map(len, packed)) - len(mine)
         return [collate(batch).to(self.accelerator.device) for batch in [*mine, *[[_IDLE_SAMPLE]] * idle]]
 
+    @torch.no_grad()
+    def token_values(
+        self, samples: Sequence[TrainingSample], values: Callable[[MicroBatch], Tensor]
+    ) -> dict[str, list[Any]]:
+        """What ``values`` ([M] or [M, k] of a micro-batch) gives for the trained tokens of each sample, by sample id.
+
+        Every rank holds all ``samples``, computes its share, and gets the whole. Without samples nothing is run.
+        """
+        found: list[tuple[str, list[Any]]] = []
+        for batch in self.micro_batches(samples) if samples else []:
+            for sample, own in zip(batch.samples, values(batch).split(batch.trained_lengths.tolist()), strict=True):
+                if sample is not _IDLE_SAMPLE:
+                    found.append((sample.id, own.tolist()))
+        return dict(gather_lists(self.accelerator, found))
+
     def run(
         self, batches: Sequence[MicroBatch], loss: Callable[[MicroBatch], LossOutput], learning_rate: float
     ) -> UpdateResult:
