@@ -3,18 +3,17 @@ retries, a deadline."""
 
 import asyncio
 import os
-import random
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, field_validator
 
 from posttrain.config import Config
 from posttrain.errors import JobError
+from posttrain.rewards.http_client import Address, LoopThread, bearer, jitter, retry_after
 from posttrain.rewards.judgement import Conversation, Reply, question_seed
 from posttrain.types import Sampling
 
@@ -29,7 +28,7 @@ class EndpointConfig(Config):
     """``{type: endpoint, base_url: http://127.0.0.1:8000/v1, model: NAME}``."""
 
     type: Literal["endpoint"] = "endpoint"
-    base_url: str = Field(description="up to and with /v1")
+    base_url: Address = Field(description="up to and with /v1")
     model: str = Field(description="the name that the server knows it by")
     api_key_variable: str | None = Field(default=None, description="environment variable that holds the key")
     concurrency: int = Field(default=32, ge=1, description="questions that are outstanding at the server")
@@ -40,9 +39,7 @@ class EndpointConfig(Config):
 
     @field_validator("base_url")
     @classmethod
-    def _is_a_url(cls, url: str) -> str:
-        if not url.startswith(("http://", "https://")):
-            raise ValueError(f"{url!r} should start with http:// or https://")
+    def _ends_without_slash(cls, url: str) -> str:
         return url.rstrip("/")
 
     def build(self) -> "ChatEndpoint":
@@ -59,7 +56,6 @@ class ChatEndpoint:
         self._key = os.environ.get(config.api_key_variable, "") if config.api_key_variable else ""
         if config.api_key_variable and not self._key:
             raise JobError(f"api_key_variable: the environment variable {config.api_key_variable} is not set")
-        self._jitter = random.Random()
         self._lock = threading.Lock()
         self._running: _Running | None = None
 
@@ -72,15 +68,13 @@ class ChatEndpoint:
         async def all_replies() -> list[Reply]:
             return await asyncio.gather(*(self._reply(running, payload) for payload in payloads))
 
-        return asyncio.run_coroutine_threadsafe(all_replies(), running.loop).result()
+        return running.loop.run(all_replies())
 
     def close(self) -> None:
         with self._lock:
             running, self._running = self._running, None
         if running is not None:
-            asyncio.run_coroutine_threadsafe(running.client.aclose(), running.loop).result()
-            running.loop.call_soon_threadsafe(running.loop.stop)
-            running.thread.join()
+            running.loop.run(running.client.aclose())
             running.loop.close()
 
     def _payload(self, question: Conversation, sampling: Sampling, seed: int, top: int) -> dict[str, Any]:
@@ -112,7 +106,7 @@ class ChatEndpoint:
         ends = time.monotonic() + self.config.deadline_s
         failure = ""
         for attempt in range(self.config.attempts):
-            wait = self._jitter.uniform(0, min(MAX_BACKOFF_S, self.config.backoff_s * 2**attempt))
+            wait = jitter.uniform(0, min(MAX_BACKOFF_S, self.config.backoff_s * 2**attempt))
             try:
                 response = await client.post("chat/completions", json=payload)
             except httpx.RequestError as error:
@@ -138,17 +132,14 @@ class ChatEndpoint:
 
         with self._lock:
             if self._running is None:
-                loop = asyncio.new_event_loop()
                 client = httpx.AsyncClient(
                     base_url=self.config.base_url,
-                    headers={"Authorization": f"Bearer {self._key}"} if self._key else {},
+                    headers=bearer(self._key),
                     timeout=httpx.Timeout(None, connect=CONNECT_S),
                     limits=httpx.Limits(max_connections=self.config.concurrency),
                 )
-                # A daemon: a program that forgets close() can still end.
-                thread = threading.Thread(target=loop.run_forever, name="chat-endpoint", daemon=True)
-                thread.start()
-                self._running = _Running(loop, thread, client, asyncio.Semaphore(self.config.concurrency))
+                slots = asyncio.Semaphore(self.config.concurrency)
+                self._running = _Running(LoopThread("chat-endpoint"), client, slots)
             return self._running
 
 
@@ -156,21 +147,9 @@ class ChatEndpoint:
 class _Running:
     """What exists between the first question and ``close``."""
 
-    loop: asyncio.AbstractEventLoop
-    thread: threading.Thread
+    loop: LoopThread
     client: "httpx.AsyncClient"
     slots: asyncio.Semaphore
-
-
-def retry_after(header: str | None) -> float:
-    """Seconds that a ``Retry-After`` header asks to wait: it gives a number or a date. 0.0 without a readable one."""
-    if header is None:
-        return 0.0
-    try:
-        seconds = float(header) if header.strip().isdigit() else parsedate_to_datetime(header).timestamp() - time.time()
-    except ValueError:
-        return 0.0
-    return max(0.0, seconds)
 
 
 def _may_pass(status: int) -> bool:

@@ -3,16 +3,15 @@
 import asyncio
 import json
 import math
-import random
-import threading
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import httpx
 
 from posttrain.errors import RewardFailure
+from posttrain.rewards.http_client import LoopThread, bearer, jitter, retry_after
 from posttrain.rewards.reward import RewardInput, RewardOutput
 from posttrain.rewards.score_item import ScoreItem
 
@@ -23,7 +22,7 @@ SERVERS_SHARE, ANSWER_GRACE_S = 0.9, 5.0
 # What a server answers about single items; a request with several is cut in half until they are found.
 ITEM_STATUSES = (413, 422)
 # Scoring has no side effects: after these, and after a lost connection, the same request may be sent again.
-RETRIED_STATUSES = (429, 500, 502, 503, 504)
+RETRIED_STATUSES = (408, 429, 500, 502, 503, 504)
 
 
 @dataclass(slots=True, eq=False)
@@ -39,7 +38,7 @@ class _Server:
         backoff_s = min(FIRST_WAIT_S * 2.0**self.failures, LONGEST_WAIT_S)
         self.problem = problem
         self.failures = min(self.failures + 1, 16)
-        self.away_until = time.monotonic() + (backoff_s if wait_s is None else wait_s) * random.uniform(1.0, 1.5)
+        self.away_until = time.monotonic() + (backoff_s if wait_s is None else wait_s) * jitter.uniform(1.0, 1.5)
 
     def answered(self) -> None:
         self.failures, self.away_until = 0, 0.0
@@ -80,9 +79,7 @@ class AsyncRewardClient:
         self.digest: str | None = None
         self._servers = [_Server(url.rstrip("/")) for url in urls]
         self._slots = asyncio.Semaphore(connections)
-        headers = {"content-type": "application/json"}
-        if api_key is not None:
-            headers["authorization"] = f"Bearer {api_key}"
+        headers = {"content-type": "application/json", **bearer(api_key)}
         limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections, keepalive_expiry=30.0)
         self._http = httpx.AsyncClient(headers=headers, limits=limits, trust_env=False)
 
@@ -139,7 +136,7 @@ class AsyncRewardClient:
     async def _free_server(self, deadline: float) -> _Server | None:
         """The least busy server that is not away, as soon as there is one; None where that is after ``deadline``."""
         while (now := time.monotonic()) < deadline:
-            server = min(self._servers, key=lambda one: (max(one.away_until, now), one.running, random.random()))
+            server = min(self._servers, key=lambda one: (max(one.away_until, now), one.running, jitter.random()))
             if server.away_until <= now:
                 return server
             await asyncio.sleep(min(server.away_until, deadline) - now)
@@ -170,8 +167,7 @@ class AsyncRewardClient:
             finally:
                 server.running -= 1
         if response.status_code in RETRIED_STATUSES:
-            retry_after = response.headers.get("retry-after", "")
-            server.failed(_message(response), float(retry_after) if retry_after.isdigit() else None)
+            server.failed(_message(response), retry_after(response.headers.get("retry-after")) or None)
             return None
         server.answered()
         if response.status_code not in (200, *ITEM_STATUSES):
@@ -200,28 +196,16 @@ class RewardClient:
     """``AsyncRewardClient`` for code that does not await; ``score`` may be called from several threads at once."""
 
     def __init__(self, urls: Sequence[str], **settings: Any) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="reward-client", daemon=True)
-        self._thread.start()
-        self._client: AsyncRewardClient = self._run(_made(urls, settings))
+        self._client = AsyncRewardClient(urls, **settings)
+        self._loop = LoopThread("reward-client")
 
     def score(self, inputs: Sequence[RewardInput], *, token_scores: bool = False) -> list[RewardOutput]:
         """As ``AsyncRewardClient.score``."""
-        outputs: list[RewardOutput] = self._run(self._client.score(inputs, token_scores=token_scores))
-        return outputs
+        return self._loop.run(self._client.score(inputs, token_scores=token_scores))
 
     def close(self) -> None:
-        self._run(self._client.close())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
+        self._loop.run(self._client.close())
         self._loop.close()
-
-    def _run(self, work: Coroutine[Any, Any, Any]) -> Any:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
-
-
-async def _made(urls: Sequence[str], settings: dict[str, Any]) -> AsyncRewardClient:
-    return AsyncRewardClient(urls, **settings)
 
 
 def _fields(item: RewardInput) -> dict[str, Any]:

@@ -5,9 +5,10 @@ import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from posttrain.errors import UserError
+from posttrain.rewards.http_client import Address
 from posttrain.rewards.on_error import BaseRewardConfig
 from posttrain.rewards.reward import Reward, RewardInput, RewardOutput
 
@@ -19,21 +20,13 @@ class RemoteConfig(BaseRewardConfig):
     """``urls: [http://host:8000]``; the API key, if one is needed, comes from the environment."""
 
     type: Literal["remote"] = "remote"
-    urls: list[str] = Field(min_length=1, description="servers of the same reward; requests are spread over them")
+    urls: list[Address] = Field(min_length=1, description="servers of the same reward; requests are spread over them")
     model: str | None = Field(default=None, description="the reward's name on the servers; null: their first")
     api_key_variable: str = Field(default="POSTTRAIN_API_KEY", description="environment variable that holds the key")
     deadline_s: float = Field(default=300.0, gt=0, description="of a batch; what has no score then is unavailable")
     request_timeout_s: float = Field(default=60.0, gt=0)
     items_per_request: int = Field(default=64, ge=1)
     connections: int = Field(default=16, ge=1, description="requests at once")
-
-    @field_validator("urls")
-    @classmethod
-    def _are_addresses(cls, urls: list[str]) -> list[str]:
-        for url in urls:
-            if not url.startswith(("http://", "https://")):
-                raise ValueError(f"{url!r} should start with http:// or https://")
-        return urls
 
     def make(self) -> Reward:
         return RemoteReward(self)

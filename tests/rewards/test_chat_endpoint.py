@@ -10,7 +10,8 @@ import pytest
 from pydantic import ValidationError
 
 from posttrain.errors import JobError
-from posttrain.rewards.chat_endpoint import ChatEndpoint, EndpointConfig, retry_after
+from posttrain.rewards.chat_endpoint import ChatEndpoint, EndpointConfig
+from posttrain.rewards.http_client import retry_after
 from posttrain.rewards.judgement import Reply, question_seed
 from posttrain.types import Sampling
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import random
 import signal
 import socket
 import threading
@@ -183,6 +184,41 @@ def test_what_may_pass_is_tried_again_after_the_time_that_the_server_names(scrip
     assert len(gaps) == 4
     assert 1.0 <= gaps[0] < 2.5
     assert gaps[1] > 0.4 and gaps[2] > 0.9 and gaps[3] > 1.9  # each wait is twice the one before
+    reward.close()
+
+
+@pytest.mark.parametrize("header", ["0", "soon", "\u00b2"])
+def test_a_retry_after_that_names_no_time_is_read_over(scripted: Any, header: str) -> None:
+    handler, url = scripted
+    handler.script = ((503, header),)
+    reward = remote(url)
+    assert reward.score([item("a")])[0].score == 1.0
+    assert handler.times[1] - handler.times[0] > 0.2
+    reward.close()
+
+
+def test_a_body_that_came_too_slowly_is_sent_again(scripted: Any) -> None:
+    handler, url = scripted
+    handler.script = ((408, ""),)
+    reward = remote(url)
+    assert reward.score([item("a")])[0].score == 1.0
+    reward.close()
+
+
+def test_the_generator_of_the_process_is_not_drawn_from(scripted: Any) -> None:
+    handler, url = scripted
+    handler.script = ((503, ""),)
+    before = random.getstate()
+    reward = remote(url)
+    reward.score([item("a")])
+    reward.close()
+    assert random.getstate() == before
+
+
+def test_an_empty_key_is_none(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("POSTTRAIN_API_KEY", "")
+    reward = remote(server.url, deadline_s=5.0)
+    assert reward.score([item("a")])[0].score == 1.0
     reward.close()
 
 
