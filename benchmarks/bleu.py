@@ -23,8 +23,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from sacrebleu.metrics import BLEU
 
-from posttrain.rewards.bleu import BleuConfig
-from posttrain.rewards.bleu_tokenizer import load_tokenizer
+from posttrain.rewards.references.bleu import BleuConfig
+from posttrain.rewards.references.bleu_tokenizer import load_tokenizer
 from posttrain.rewards.reward import RewardInput
 from posttrain.types import Example
 

@@ -16,7 +16,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from posttrain.rewards.code import CodeConfig
+from posttrain.rewards.code.code import CodeConfig
 from posttrain.rewards.reward import Reward, RewardInput
 from posttrain.types import Example
 

@@ -61,7 +61,7 @@ def pairs(path: Path, count: int) -> list[tuple[str, str]]:
 
 def run_ours(rows: list[tuple[str, str]], workers: int) -> tuple[float, float, list[bool]]:
     """Seconds with workers that have started, seconds of their start, and verdicts."""
-    from posttrain.rewards.math_answer import MathAnswerReward
+    from posttrain.rewards.math.math_answer import MathAnswerReward
     from posttrain.rewards.reward import RewardInput
     from posttrain.types import Example
 

@@ -29,8 +29,8 @@ from typing import Any
 import httpx
 
 from posttrain.data.tiny_model import TinyModelConfig, create_tiny_model
-from posttrain.rewards.reward_file import load_reward_config
 from posttrain.rewards.score_item import ScoreItem
+from posttrain.rewards.scoring.reward_file import load_reward_config
 
 CLIENTS = 32
 BODIES = 512

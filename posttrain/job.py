@@ -22,6 +22,7 @@ from posttrain.config_file import ConfigFile, dump_yaml, read_config_file
 from posttrain.rewards.config import RewardConfig
 from posttrain.rollout.config import EngineConfig, TransformersEngineConfig
 from posttrain.tasks.config import TaskConfig
+from posttrain.trainers.bleuberi_config import BLEUBERIConfig
 from posttrain.trainers.grpo_config import GRPOConfig
 from posttrain.trainers.oreal_config import OREALConfig
 from posttrain.trainers.prefix_rft_config import PrefixRFTConfig
@@ -35,6 +36,7 @@ TrainerConfigT = TypeVar("TrainerConfigT", bound=Config)
 
 # method -> the class of `trainer:`, and the trainer itself, which is imported only when it is built
 METHODS: dict[str, tuple[type[Config], str]] = {
+    "bleuberi": (BLEUBERIConfig, "posttrain.trainers.bleuberi:BLEUBERITrainer"),
     "oreal": (OREALConfig, "posttrain.trainers.oreal:OREALTrainer"),
     "prefix_rft": (PrefixRFTConfig, "posttrain.trainers.prefix_rft:PrefixRFTTrainer"),
     "raft": (RAFTConfig, "posttrain.trainers.raft:RAFTTrainer"),
@@ -43,6 +45,7 @@ METHODS: dict[str, tuple[type[Config], str]] = {
     "reward_model": (RewardModelConfig, "posttrain.trainers.reward_model:RewardModelTrainer"),
 }
 SAMPLE_NOTHING = ("sft", "reward_model")  # they learn from their data alone: no engine, no reward, no warm start
+METHOD_REWARDS = {"bleuberi": {"type": "bleu"}}  # of a job that names none, instead of the task's own
 
 
 class Job(Config, Generic[TrainerConfigT]):
@@ -52,7 +55,7 @@ class Job(Config, Generic[TrainerConfigT]):
     model: ModelConfig
     data: TaskConfig
     engine: EngineConfig = Field(default_factory=TransformersEngineConfig)
-    reward: RewardConfig | None = Field(default=None, description="null: the task's own")
+    reward: RewardConfig | None = Field(default=None, description="null: the method's, or the task's own")
     trainer: TrainerConfigT
     warm_start: SFTConfig | None = Field(default=None, description="fine-tune on the demonstrations first")
     warm_start_data: TaskConfig | None = Field(default=None, description="of the warm start; null: data")
@@ -62,6 +65,13 @@ class Job(Config, Generic[TrainerConfigT]):
     @classmethod
     def _trainer_may_be_left_out(cls, data: Any) -> Any:
         return {"trainer": {}, **data} if isinstance(data, dict) else data
+
+    @model_validator(mode="before")
+    @classmethod
+    def _method_may_bring_its_reward(cls, data: Any) -> Any:
+        if isinstance(data, dict) and data.get("reward") is None and data.get("method") in METHOD_REWARDS:
+            return {**data, "reward": METHOD_REWARDS[data["method"]]}
+        return data
 
     @model_validator(mode="after")
     def _sections_fit(self) -> "Job[TrainerConfigT]":

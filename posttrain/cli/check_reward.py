@@ -26,9 +26,9 @@ def check_reward(
     from posttrain.config_file import dump_yaml
     from posttrain.report.formats import count
     from posttrain.report.reward_check import figures, write_check
-    from posttrain.rewards.check import check_reward as check_groups
-    from posttrain.rewards.labelled import read_labelled
-    from posttrain.rewards.reward_file import reward_digest
+    from posttrain.rewards.scoring.check import check_reward as check_groups
+    from posttrain.rewards.scoring.labelled import read_labelled
+    from posttrain.rewards.scoring.reward_file import reward_digest
 
     groups = read_labelled(data)
     with scoring_progress() as bar:

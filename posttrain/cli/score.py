@@ -37,7 +37,7 @@ def score(
     """
     config = reward_of(reward)
     from posttrain.report.formats import count
-    from posttrain.rewards.scoring import score_file
+    from posttrain.rewards.scoring.scoring import score_file
 
     with scoring_progress() as bar:
         task = bar.add_task("scoring", total=input.stat().st_size if input.is_file() else None, rows="")
@@ -54,7 +54,7 @@ def score(
 
 def reward_of(arguments: list[str]) -> "BaseRewardConfig":
     """The reward of a file and overrides, as they stand on the command line."""
-    from posttrain.rewards.reward_file import load_reward_config
+    from posttrain.rewards.scoring.reward_file import load_reward_config
 
     return load_reward_config(arguments[0], arguments[1:])
 

@@ -60,7 +60,7 @@ def _server_config(values: dict[str, object], overrides: list[str]) -> "ServerCo
 
 def _reward_configs(files: list[str], overrides: list[str]) -> "dict[str, BaseRewardConfig]":
     """The reward of each file by its stem. With several files an override starts with the name of one."""
-    from posttrain.rewards.reward_file import load_reward_config
+    from posttrain.rewards.scoring.reward_file import load_reward_config
 
     names = [Path(file).stem for file in files]
     if not files:

@@ -11,7 +11,7 @@ from posttrain.rollout.engine import RolloutEngine
 from posttrain.rollout.seeds import derive_seed
 from posttrain.trainers.collection import collect_groups
 from posttrain.training.accelerator import gather_lists
-from posttrain.types import Example, RolloutRequest, Sampling
+from posttrain.types import Example, RolloutGroup, RolloutRequest, Sampling
 
 
 def evaluate_held_out(
@@ -25,10 +25,26 @@ def evaluate_held_out(
     n: int,
     seed: int,
 ) -> dict[str, float]:
-    """mean@n and more (see ``evaluate``) of the weights that ``engine`` holds; {} without examples. Every rank samples
-    its share and gets the whole. A rollout's seed depends on ``seed`` and its example alone."""
+    """mean@n and more (see ``evaluate``) of the weights that ``engine`` holds; {} without examples."""
     if not examples:
         return {}
+    groups = answer_and_score(accelerator, engine, encoder, examples, grader, sampling=sampling, n=n, seed=seed)
+    return evaluate(groups)
+
+
+def answer_and_score(
+    accelerator: Accelerator,
+    engine: RolloutEngine,
+    encoder: PromptEncoder,
+    examples: Sequence[Example],
+    reward: Reward,
+    *,
+    sampling: Sampling,
+    n: int,
+    seed: int,
+) -> list[RolloutGroup]:
+    """``n`` scored rollouts of each example. Every rank samples its share and gets all groups, those of the first rank
+    first. A rollout's seed depends on ``seed`` and its example alone."""
     requests = [
         RolloutRequest(
             id=f"eval/{number:06d}",
@@ -42,4 +58,4 @@ def evaluate_held_out(
         for number, example in enumerate(examples)
     ]
     mine = requests[accelerator.process_index :: accelerator.num_processes]
-    return evaluate(gather_lists(accelerator, collect_groups(engine, mine, grader)[0]))
+    return gather_lists(accelerator, collect_groups(engine, mine, reward)[0])

@@ -10,7 +10,7 @@ from string import Template
 from posttrain.report.formats import count, number
 from posttrain.report.histograms import histogram, score_figure
 from posttrain.report.page import asset, tile
-from posttrain.rewards.check import RewardCheck, WrongPair
+from posttrain.rewards.scoring.check import RewardCheck, WrongPair
 from posttrain.training.run_log import replace_file
 
 RESULT_FILE, PAGE_FILE = "result.json", "report.html"

@@ -6,29 +6,29 @@ from typing import TYPE_CHECKING
 from pydantic import ConfigDict
 
 from posttrain.config import CustomConfig, component_union, load_object
-from posttrain.rewards.bleu import BleuConfig, BleuRougeConfig
-from posttrain.rewards.code import CodeConfig
+from posttrain.rewards.code.code import CodeConfig
 from posttrain.rewards.composition import GateConfig, ProductConfig, RouteConfig, WeightedPart, WeightedSumConfig
-from posttrain.rewards.ensemble import EnsembleConfig
-from posttrain.rewards.exact_integer import ExactIntegerConfig
 from posttrain.rewards.format import FormatConfig
-from posttrain.rewards.generative import GenerativeConfig
-from posttrain.rewards.goal_conditioned import GoalConditionedConfig
-from posttrain.rewards.instructions import InstructionsConfig
-from posttrain.rewards.json_schema import JsonSchemaConfig
-from posttrain.rewards.learned import LearnedConfig
-from posttrain.rewards.math_answer import MathAnswerConfig
-from posttrain.rewards.multiple_choice import MultipleChoiceConfig
+from posttrain.rewards.instructions.instructions import InstructionsConfig
+from posttrain.rewards.instructions.json_schema import JsonSchemaConfig
+from posttrain.rewards.instructions.multiple_choice import MultipleChoiceConfig
+from posttrain.rewards.instructions.regex_match import RegexMatchConfig
+from posttrain.rewards.judge.generative import GenerativeConfig
+from posttrain.rewards.learned.ensemble import EnsembleConfig
+from posttrain.rewards.learned.goal_conditioned import GoalConditionedConfig
+from posttrain.rewards.learned.learned import LearnedConfig
+from posttrain.rewards.learned.token_reward import TokenRewardConfig
+from posttrain.rewards.math.exact_integer import ExactIntegerConfig
+from posttrain.rewards.math.math_answer import MathAnswerConfig
 from posttrain.rewards.on_error import BaseRewardConfig
 from posttrain.rewards.overlong import OverlongConfig
-from posttrain.rewards.reference import ChrfConfig, ExactMatchConfig, RougeLConfig, TokenF1Config
-from posttrain.rewards.regex_match import RegexMatchConfig
-from posttrain.rewards.remote import RemoteConfig
+from posttrain.rewards.references.bleu import BleuConfig, BleuRougeConfig
+from posttrain.rewards.references.reference import ChrfConfig, ExactMatchConfig, RougeLConfig, TokenF1Config
+from posttrain.rewards.remote.remote import RemoteConfig
 from posttrain.rewards.repetition import RepetitionConfig
 from posttrain.rewards.rescaling import ClipConfig, NormaliseConfig
 from posttrain.rewards.reward import Reward
 from posttrain.rewards.shuffled import ShuffledConfig
-from posttrain.rewards.token_reward import TokenRewardConfig
 from posttrain.rewards.trl_function import TRLFunctionConfig, TRLFunctionReward
 
 

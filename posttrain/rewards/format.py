@@ -5,11 +5,11 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from posttrain.rewards.answer_extraction import boxed_contents
+from posttrain.rewards.instructions.regex_match import check_pattern
+from posttrain.rewards.math.answer_extraction import boxed_contents
 from posttrain.rewards.on_error import BaseRewardConfig
-from posttrain.rewards.regex_match import check_pattern
 from posttrain.rewards.reward import Reward, RewardInput, RewardOutput
-from posttrain.rewards.worker_pool import WorkerPool, WorkerResult
+from posttrain.rewards.workers.worker_pool import WorkerPool, WorkerResult
 
 
 class FormatConfig(BaseRewardConfig):
@@ -52,7 +52,7 @@ class FormatReward:
         self.boxed = boxed
         self.tags = tuple(tags)
         self.pattern = pattern
-        self._pool = WorkerPool("posttrain.rewards.regex_match:matches", workers=1, timeout_s=timeout_s)
+        self._pool = WorkerPool("posttrain.rewards.instructions.regex_match:matches", workers=1, timeout_s=timeout_s)
 
     def score(self, inputs: Sequence[RewardInput]) -> list[RewardOutput]:
         found: list[WorkerResult | None] = [None] * len(inputs)

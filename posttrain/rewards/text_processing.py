@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from posttrain.config import Config
-from posttrain.rewards.answer_extraction import after_thinking
+from posttrain.rewards.math.answer_extraction import after_thinking
 
 _ROLE = r"(?:assistant|model|user|system|tool)"
 # Special tokens of the common chat templates (ChatML, Llama 2 to 4, Gemma, Mistral, Phi, OLMo).

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from posttrain.config import Config
 from posttrain.data.prompt_format import PromptFormat
 from posttrain.errors import JobError
-from posttrain.rewards.exact_integer import ExactIntegerReward
+from posttrain.rewards.math.exact_integer import ExactIntegerReward
 from posttrain.rewards.reward import Reward
 from posttrain.tasks.expression import (
     Operator,

@@ -4,7 +4,10 @@ from posttrain.config import component_union
 from posttrain.tasks.arithmetic import ArithmeticConfig
 from posttrain.tasks.gsm8k import GSM8KConfig
 from posttrain.tasks.preference import PreferenceConfig
+from posttrain.tasks.rewriting import RewritingConfig
 from posttrain.tasks.rows import RowsConfig
 from posttrain.tasks.totals_preference import TotalsPreferenceConfig
 
-TaskConfig = component_union(ArithmeticConfig, GSM8KConfig, RowsConfig, PreferenceConfig, TotalsPreferenceConfig)
+TaskConfig = component_union(
+    ArithmeticConfig, GSM8KConfig, RewritingConfig, RowsConfig, PreferenceConfig, TotalsPreferenceConfig
+)

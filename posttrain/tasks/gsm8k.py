@@ -60,7 +60,7 @@ class GSM8KTask(FileTask):
 
     def reward(self) -> Reward:
         """``math_answer``: equality of numbers and expressions, judged in worker processes."""
-        from posttrain.rewards.math_answer import MathAnswerConfig
+        from posttrain.rewards.math.math_answer import MathAnswerConfig
 
         return MathAnswerConfig().build()
 

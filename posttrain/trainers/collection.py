@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
-from posttrain.rewards.borrowed_engine import borrowers_in
 from posttrain.rewards.checked import score_checked
+from posttrain.rewards.judge.borrowed_engine import borrowers_in
 from posttrain.rewards.reward import Reward, RewardInput, RewardOutput
 from posttrain.rollout.engine import RolloutEngine
 from posttrain.types import Rollout, RolloutGroup, RolloutRequest

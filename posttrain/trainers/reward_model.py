@@ -26,7 +26,7 @@ from posttrain.objectives.preference import (
     reliability,
 )
 from posttrain.report.histograms import SCORES_FILE, histogram
-from posttrain.rewards.goal_conditioned import GOAL_STATES_FILE, PREFERRED
+from posttrain.rewards.learned.goal_conditioned import GOAL_STATES_FILE, PREFERRED
 from posttrain.trainers.preference_rows import Pair, contrastive_draws, preference_pairs
 from posttrain.trainers.reward_model_config import ContrastiveConfig, RewardModelConfig
 from posttrain.trainers.trl_session import Session, TRLMethod, drawn_order, fewest_micro_batches, trl

@@ -19,10 +19,10 @@ from typing import Any
 from posttrain.build import run_job
 from posttrain.data.chat import PromptEncoder
 from posttrain.job import METHODS, Job, load_job
-from posttrain.rewards.goal_conditioned import GoalConditionedConfig, GoalConditionedReward
-from posttrain.rewards.guided_decoding import decode_guided
+from posttrain.rewards.learned.goal_conditioned import GoalConditionedConfig, GoalConditionedReward
+from posttrain.rewards.learned.guided_decoding import decode_guided
+from posttrain.rewards.learned.trajectory_filter import Ballot, Vote, filter_outcome, fit_threshold
 from posttrain.rewards.reward import RewardInput
-from posttrain.rewards.trajectory_filter import Ballot, Vote, filter_outcome, fit_threshold
 from posttrain.rollout.engine import RolloutEngine
 from posttrain.rollout.seeds import derive_seed
 from posttrain.training.model import load_tokenizer

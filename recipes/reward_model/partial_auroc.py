@@ -16,7 +16,7 @@ from pathlib import Path
 
 from posttrain.build import run_job
 from posttrain.job import load_job
-from posttrain.rewards.goal_conditioned import GoalConditionedConfig
+from posttrain.rewards.learned.goal_conditioned import GoalConditionedConfig
 from posttrain.rewards.reward import Reward, RewardInput
 from posttrain.types import Example
 

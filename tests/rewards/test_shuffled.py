@@ -1,6 +1,6 @@
 """The control keeps every group's scores and breaks their order, alike in every run."""
 
-from posttrain.rewards.exact_integer import ExactIntegerReward
+from posttrain.rewards.math.exact_integer import ExactIntegerReward
 from posttrain.rewards.reward import RewardInput
 from posttrain.rewards.shuffled import ShuffledReward
 from posttrain.types import Example

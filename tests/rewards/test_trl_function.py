@@ -9,7 +9,7 @@ import pytest
 from posttrain.errors import RewardFailure
 from posttrain.rewards.checked import score_checked
 from posttrain.rewards.composition import WeightedSumReward
-from posttrain.rewards.math_answer import MathAnswerReward
+from posttrain.rewards.math.math_answer import MathAnswerReward
 from posttrain.rewards.reward import Reward, RewardInput, RewardOutput
 from posttrain.rewards.trl_function import TRLFunctionReward, as_trl_function
 from posttrain.types import Example

@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from posttrain.errors import JobError
-from posttrain.rewards.exact_integer import ExactIntegerReward
+from posttrain.rewards.math.exact_integer import ExactIntegerReward
 from posttrain.rewards.reward import Reward, RewardInput
 from posttrain.tasks.arithmetic import ArithmeticConfig, ArithmeticTask
 from posttrain.types import Example

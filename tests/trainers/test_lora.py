@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from posttrain.rewards.exact_integer import ExactIntegerReward
+from posttrain.rewards.math.exact_integer import ExactIntegerReward
 from posttrain.trainers.grpo import GRPOTrainer
 from posttrain.trainers.grpo_config import GRPOConfig
 from posttrain.training.model_config import LoRAConfig, ModelConfig

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from posttrain.rewards.exact_integer import ExactIntegerReward
+from posttrain.rewards.math.exact_integer import ExactIntegerReward
 from posttrain.trainers.oreal import CLONE, PUSH_DOWN, OREALTrainer
 from posttrain.trainers.oreal_config import OREALConfig, TokenRewardModelConfig
 from posttrain.trainers.token_reward_model import TokenRewardModel

@@ -11,7 +11,7 @@ from datasets import load_dataset
 from transformers import AutoModelForCausalLM
 
 from posttrain.errors import DataError, TrainingDiverged
-from posttrain.rewards.exact_integer import ExactIntegerReward
+from posttrain.rewards.math.exact_integer import ExactIntegerReward
 from posttrain.rewards.reward import RewardInput, RewardOutput
 from posttrain.trainers.raft import KEPT, REJECTED, RAFTTrainer
 from posttrain.trainers.raft_config import RAFTConfig

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from posttrain.errors import TrainingDiverged
-from posttrain.rewards.exact_integer import ExactIntegerReward
+from posttrain.rewards.math.exact_integer import ExactIntegerReward
 from posttrain.trainers.grpo import GRPOTrainer
 from posttrain.trainers.grpo_config import GRPOConfig
 from posttrain.training.packing import MicroBatch

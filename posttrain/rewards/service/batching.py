@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from posttrain.errors import RewardFailure
 from posttrain.rewards.on_error import BaseRewardConfig
 from posttrain.rewards.reward import RewardInput, RewardOutput
-from posttrain.rewards.reward_file import reward_digest
+from posttrain.rewards.scoring.reward_file import reward_digest
 from posttrain.rewards.service.config import ServerConfig
 from posttrain.rewards.service.metrics import Metrics
 from posttrain.rewards.service.process import WorkerGone, WorkerProcess

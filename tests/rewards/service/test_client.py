@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from posttrain.errors import RewardFailure
-from posttrain.rewards.client import AsyncRewardClient, RewardClient
-from posttrain.rewards.remote import RemoteConfig
+from posttrain.rewards.remote.client import AsyncRewardClient, RewardClient
+from posttrain.rewards.remote.remote import RemoteConfig
 from posttrain.rewards.reward import RewardInput
 from posttrain.types import Example
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from posttrain.rewards.learned import LearnedConfig
+from posttrain.rewards.learned.learned import LearnedConfig
 from posttrain.rewards.score_item import ScoreItem
 
 

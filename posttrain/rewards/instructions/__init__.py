@@ -1,0 +1,1 @@
+"""Instructions and forms that a program can check."""

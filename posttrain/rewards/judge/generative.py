@@ -1,0 +1,139 @@
+"""A language model as judge: it is asked in one of four ways, and what it replies becomes the score."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from functools import partial
+from itertools import groupby
+from threading import Lock
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field, model_validator
+
+from posttrain.config import component_union
+from posttrain.rewards.judge.chat_endpoint import EndpointConfig
+from posttrain.rewards.judge.judge_engine import EngineJudgeConfig, PolicyJudge, PolicyJudgeConfig
+from posttrain.rewards.judge.judge_modes import Ask, Judging, listwise, pairwise, pointwise, yes_probability
+from posttrain.rewards.judge.judgement import Conversation, Judge, Reply, load_template
+from posttrain.rewards.on_error import BaseRewardConfig
+from posttrain.rewards.reward import Reward, RewardInput, RewardOutput
+from posttrain.types import Sampling
+
+if TYPE_CHECKING:
+    from posttrain.rollout.engine import RolloutEngine
+
+TOP_TOKENS = 20  # the most that OpenAI and vLLM give
+
+
+class GenerativeConfig(BaseRewardConfig):
+    """``{type: generative, judge: {type: endpoint, base_url: ..., model: ...}}``."""
+
+    type: Literal["generative"] = "generative"
+    judge: component_union(EndpointConfig, EngineJudgeConfig, PolicyJudgeConfig)  # type: ignore[valid-type]
+    mode: Literal["pointwise", "yes_probability", "pairwise", "listwise"] = "pointwise"
+    template: str | None = Field(default=None, description="a YAML file; null: the built-in one of the mode")
+    sampling: Sampling = Field(default_factory=lambda: Sampling(temperature=0.0, max_completion_tokens=1024))
+    yes: tuple[str, ...] = Field(default=("yes",), min_length=1, description="yes_probability: any case and spacing")
+    no: tuple[str, ...] = Field(default=("no",), min_length=1)
+    min_answer_mass: float = Field(default=0.1, ge=0, le=1, description="less probability on yes and no: unparseable")
+    against: Literal["reference", "group"] = Field(default="reference", description="pairwise: compared with what")
+    opponents: int = Field(default=1, ge=1, description="pairwise: references, or next ones in the group")
+    max_candidates: int = Field(default=8, ge=1, description="listwise: most completions in one question")
+    seed: int = Field(default=0, ge=0)
+    cache: str | None = Field(default=None, description="SQLite file that keeps replies over runs; null: none")
+
+    @model_validator(mode="after")
+    def _the_policy_is_not_cached(self) -> "GenerativeConfig":
+        if self.cache is not None and isinstance(self.judge, PolicyJudgeConfig):
+            raise ValueError("cache: the replies of the policy change with its weights; leave cache out")
+        return self
+
+    def make(self) -> Reward:
+        return GenerativeReward(self)
+
+
+class GenerativeReward:
+    """Neighbours of one example are a group, as trainers score them; equal questions of a batch are asked once.
+
+    Errors: ``unparseable`` for a reply outside the grammar of ``rewards.judge.judgement``; ``unavailable`` and
+    ``timeout`` where the judge did not reply; ``invalid_input`` for an example that lacks what the mode or the template
+    needs, or a question longer than the judge's context.
+
+    Raises:
+        JobError: the template, the cache or the API key cannot be used.
+    """
+
+    name = "judge"
+
+    def __init__(self, config: GenerativeConfig) -> None:
+        from posttrain.rewards.judge.disk_cache import DiskCache
+
+        self.config = config
+        self.template = load_template(config.template or config.mode)
+        self.judge: Judge = config.judge.build()
+        self.cache = DiskCache(config.cache) if config.cache is not None else None
+
+    def score(self, inputs: Sequence[RewardInput]) -> list[RewardOutput]:
+        groups = [list(group) for _, group in groupby(inputs, key=lambda item: item.example.id)]
+        judgings = [self._judging(group) for group in groups]
+        replies = self._replies([question for judging in judgings for question in judging.questions])
+        outputs: list[RewardOutput] = []
+        for judging in judgings:
+            asked, replies = replies[: len(judging.questions)], replies[len(judging.questions) :]
+            outputs += judging.outputs(asked)
+        return outputs
+
+    def close(self) -> None:
+        self.judge.close()
+
+    def lend_engine(self, engine: "RolloutEngine", turn: Lock) -> None:
+        """Let a ``policy`` judge use the policy's engine, whenever it gets hold of ``turn``."""
+        if isinstance(self.judge, PolicyJudge):
+            self.judge.lend(engine, turn)
+
+    def _judging(self, group: list[RewardInput]) -> Judging:
+        from jinja2 import TemplateError
+
+        config = self.config
+        ask: Ask = partial(self.template.conversation, group[0].example, seed=config.seed)
+        try:
+            if config.mode == "pointwise":
+                return pointwise(group, ask)
+            if config.mode == "yes_probability":
+                return yes_probability(group, ask, config.yes, config.no, config.min_answer_mass)
+            if config.mode == "pairwise":
+                return pairwise(group, ask, config.against, config.opponents)
+            return listwise(group, ask, config.max_candidates, config.seed)
+        except TemplateError as error:
+            message = f"the judge's template cannot be filled: {error}"
+            return Judging([], lambda _: [RewardOutput(None, error="invalid_input", message=message) for _ in group])
+
+    def _replies(self, questions: Sequence[Conversation]) -> list[Reply]:
+        """A reply for each question; those in the cache are not asked, and those without an error go into it."""
+        top = TOP_TOKENS if self.config.mode == "yes_probability" else 0
+        sampling = Sampling(temperature=0.0, max_completion_tokens=1) if top else self.config.sampling
+        settings = [self.judge.identity, sampling.model_dump(), self.config.seed, top]
+        keys = [_digest([*settings, question]) for question in questions]
+        asked = dict(zip(keys, questions, strict=True))
+        known = {} if self.cache is None else {key: _loads(text) for key, text in self.cache.get(asked).items()}
+        open_keys = [key for key in asked if key not in known]
+        new = (
+            self.judge.replies([asked[key] for key in open_keys], sampling, self.config.seed, top) if open_keys else []
+        )
+        found = dict(zip(open_keys, new, strict=True))
+        if self.cache is not None:
+            self.cache.put({key: _dumps(reply) for key, reply in found.items() if reply.error is None})
+        return [(known | found)[key] for key in keys]
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _dumps(reply: Reply) -> str:
+    return json.dumps([reply.text, reply.first_tokens])
+
+
+def _loads(text: str) -> Reply:
+    reply, first_tokens = json.loads(text)
+    return Reply(reply, tuple((token, logprob) for token, logprob in first_tokens))

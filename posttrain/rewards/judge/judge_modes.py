@@ -1,0 +1,148 @@
+"""Four ways to ask a judge about the completions of one example. Each is a function from a group to its questions and
+to how their replies become outputs; a score is between 0 and 1."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from math import ceil
+from random import Random
+from statistics import fmean
+from typing import Literal
+
+from posttrain.rewards.judge.judgement import (
+    Candidate,
+    Conversation,
+    Reply,
+    answer_probability,
+    parse_score,
+    parse_scores,
+    parse_winner,
+    unit_score,
+)
+from posttrain.rewards.reward import RewardInput, RewardOutput
+from posttrain.rollout.seeds import derive_seed
+
+Ask = Callable[[Sequence[Candidate]], Conversation]
+
+SHOWN = 80  # characters at the end of an unreadable reply that a message quotes
+WINS = {"A": 1.0, "tie": 0.5, "B": 0.0}
+
+
+@dataclass(frozen=True, slots=True)
+class Judging:
+    """Questions about a group, and what their replies, in order, say of its completions."""
+
+    questions: list[Conversation]
+    outputs: Callable[[Sequence[Reply]], list[RewardOutput]]
+
+
+def pointwise(group: Sequence[RewardInput], ask: Ask) -> Judging:
+    """Each completion by itself, from 1 to 10 in a line ``Score: 7``."""
+
+    def output(reply: Reply) -> RewardOutput:
+        score = parse_score(reply.text)
+        return _failed(reply, "Score: 7") if score is None else _scored(score)
+
+    return Judging([ask([Candidate.of(item)]) for item in group], lambda replies: list(map(output, replies)))
+
+
+def yes_probability(
+    group: Sequence[RewardInput], ask: Ask, yes: Sequence[str], no: Sequence[str], min_answer_mass: float
+) -> Judging:
+    """Each completion by itself: how likely the reply begins with a word of ``yes`` rather than ``no``."""
+
+    def output(reply: Reply) -> RewardOutput:
+        probability, mass = answer_probability(reply.first_tokens, yes, no)
+        if reply.error is None and mass < min_answer_mass:
+            message = f"only {mass:.2g} of the first token's probability is on {'/'.join([*yes, *no])}"
+            return RewardOutput(None, {"answer_mass": mass}, "unparseable", message)
+        return _failed(reply, "") if reply.error else RewardOutput(probability, {"answer_mass": mass})
+
+    return Judging([ask([Candidate.of(item)]) for item in group], lambda replies: list(map(output, replies)))
+
+
+def pairwise(group: Sequence[RewardInput], ask: Ask, against: Literal["reference", "group"], opponents: int) -> Judging:
+    """Each completion against references or others of its group, every pair in both orders. The score is the share of
+    comparisons won; two orders that disagree make a tie."""
+    candidates = [Candidate.of(item) for item in group]
+    references = [Candidate(text) for text in group[0].example.references[:opponents]]
+    pairs = ring_pairs(len(group), opponents) if against == "group" else []
+    # Rows of the two that are compared; references come after the group.
+    everyone = candidates + references
+    if against == "reference":
+        pairs = [(row, len(group) + number) for row in range(len(group)) for number in range(len(references))]
+    questions = [ask([everyone[a], everyone[b]]) for pair in pairs for a, b in (pair, pair[::-1])]
+
+    def outputs(replies: Sequence[Reply]) -> list[RewardOutput]:
+        found: list[list[RewardOutput]] = [[] for _ in everyone]
+        for (a, b), first, second in zip(pairs, replies[::2], replies[1::2], strict=True):
+            verdict = compared(first, second)
+            found[a].append(verdict)
+            found[b].append(verdict if verdict.score is None else replace(verdict, score=1.0 - verdict.score))
+        return [_share_won(of_row, against) for of_row in found[: len(group)]]
+
+    return Judging(questions, outputs)
+
+
+def listwise(group: Sequence[RewardInput], ask: Ask, max_candidates: int, seed: int) -> Judging:
+    """All completions in one question, in an order drawn from ``seed`` and the texts; more than ``max_candidates``
+    are dealt to several questions of nearly equal size. Equal texts are one candidate."""
+    candidates = [Candidate.of(item) for item in group]
+    order = list(dict.fromkeys(candidates))
+    Random(derive_seed(seed, *(candidate.text for candidate in order))).shuffle(order)
+    number = ceil(len(order) / max_candidates)
+    hands = [order[start::number] for start in range(number)]
+
+    def outputs(replies: Sequence[Reply]) -> list[RewardOutput]:
+        found: dict[Candidate, Callable[[], RewardOutput]] = {}
+        for hand, reply in zip(hands, replies, strict=True):
+            scores = parse_scores(reply.text, len(hand)) if reply.error is None else None
+            for position, candidate in enumerate(hand):
+                found[candidate] = (
+                    partial(_failed, reply, f"Scores: [..] with {len(hand)} numbers")
+                    if scores is None
+                    else partial(_scored, scores[position], position=float(position))
+                )
+        return [found[candidate]() for candidate in candidates]
+
+    return Judging([ask(hand) for hand in hands], outputs)
+
+
+def compared(first: Reply, second: Reply) -> RewardOutput:
+    """1, 0.5 or 0: how the candidate fared that is A in ``first`` and B in ``second``, the same pair swapped."""
+    winner, swapped = parse_winner(first.text), parse_winner(second.text)
+    if winner is None or swapped is None:
+        return _failed(first if winner is None else second, "Winner: A|B|tie")
+    agree = WINS[winner] == 1.0 - WINS[swapped]
+    return RewardOutput(WINS[winner] if agree else 0.5, {"position_disagreement": float(not agree)})
+
+
+def ring_pairs(number: int, reach: int) -> list[tuple[int, int]]:
+    """Each of ``number`` things in a ring with the ``reach`` next ones; all pairs, once, where that goes around."""
+    pairs = {
+        tuple(sorted((row, (row + step) % number)))
+        for row in range(number)
+        for step in range(1, min(reach, number - 1) + 1)
+    }
+    return sorted((a, b) for a, b in pairs)
+
+
+def _share_won(comparisons: Sequence[RewardOutput], against: str) -> RewardOutput:
+    """The mean over the comparisons that could be judged; an error where none could."""
+    scores = [one.score for one in comparisons if one.score is not None]
+    if not comparisons:
+        return RewardOutput(None, error="invalid_input", message=f"nothing to compare with: no other of its {against}")
+    if not scores:
+        return replace(comparisons[0], parts={})
+    disagreement = fmean(one.parts["position_disagreement"] for one in comparisons if one.score is not None)
+    parts = {"comparisons": float(len(scores)), "position_disagreement": disagreement}
+    return RewardOutput(fmean(scores), parts)
+
+
+def _scored(score: float, **parts: float) -> RewardOutput:
+    return RewardOutput(unit_score(score), {"judge_score": score, **parts})
+
+
+def _failed(reply: Reply, wanted: str) -> RewardOutput:
+    message = reply.message or f"no line `{wanted}` in the reply, which ends {reply.text[-SHOWN:]!r}"
+    return RewardOutput(None, error=reply.error or "unparseable", message=message)

@@ -1,0 +1,1 @@
+"""Reward models: loaded, trained or served elsewhere, ensembled, and used token by token."""

@@ -1,0 +1,1 @@
+"""BLEU and other comparisons with reference answers."""

@@ -1,0 +1,1 @@
+"""Rewards that a server gives, and the clients of HTTP servers."""

@@ -1,0 +1,1 @@
+"""Files scored, and a reward examined before it is trained on."""

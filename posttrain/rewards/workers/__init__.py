@@ -1,0 +1,1 @@
+"""Worker processes with a time limit for what may hang or crash."""

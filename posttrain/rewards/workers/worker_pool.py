@@ -1,0 +1,239 @@
+"""Runs a pure function on untrusted text in worker processes, under a wall-clock limit enforced from outside.
+
+A computation that hangs or takes the process down costs one item: the worker is killed, and replaced when it is next
+needed. Workers are separate programs (not forks of a process that may hold threads, locks and devices), and end with
+their parent.
+"""
+
+import json
+import os
+import select
+import subprocess
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+from posttrain.errors import RewardFailure
+from posttrain.types import ErrorKind
+
+START_LIMIT_S = 120.0
+# A worker outlives its limit only where its parent died; then it ends itself this much later.
+ORPHAN_GRACE_S = 2.0
+# Items that a worker is handed at once, at most: one write for all of them, but a limit and a reply for each.
+LONGEST_BATCH = 32
+
+
+@dataclass(slots=True)
+class WorkerResult:
+    """What the function returned; or ``error``, timeout or crashed, with the reason."""
+
+    value: Any = None
+    error: ErrorKind | None = None
+    message: str = ""
+
+
+class WorkerPool:
+    """``workers`` processes that run ``function`` on one item each, at most ``timeout_s`` seconds.
+
+    Processes start with the first items, and again after ``close``. ``map`` may be called from several threads.
+
+    Args:
+        function: ``package.module:name`` of a function of one JSON value that returns a JSON value. Its module must
+            import without torch, or every worker pays for it.
+        workers: how many items run at once.
+        timeout_s: wall-clock seconds of one item.
+        memory_mb: address space of a worker; 0 is no limit.
+    """
+
+    def __init__(self, function: str, *, workers: int = 2, timeout_s: float = 5.0, memory_mb: int = 4096) -> None:
+        self.function = function
+        self.workers = workers
+        self.timeout_s = timeout_s
+        self.memory_mb = memory_mb
+        self._lock = threading.Lock()
+        self._executor: ThreadPoolExecutor | None = None
+        self._idle: list[_Worker] = []
+        self._alive: set[_Worker] = set()
+        weakref.finalize(self, _dispose_all, self._alive)
+        os.register_at_fork(after_in_child=_ForgetInChild(weakref.ref(self)))
+
+    def map(self, items: Sequence[Any]) -> list[WorkerResult]:
+        """The results of ``items``, in their order.
+
+        Raises:
+            RewardFailure: a worker cannot start, for example because ``function`` cannot be imported.
+        """
+        if not items:
+            return []
+        with self._lock:
+            if self._executor is None:
+                self._executor = ThreadPoolExecutor(self.workers, thread_name_prefix="worker-pool")
+            executor = self._executor
+        size = max(1, min(LONGEST_BATCH, len(items) // (4 * self.workers)))
+        batches = [items[start : start + size] for start in range(0, len(items), size)]
+        return list(chain.from_iterable(executor.map(self._run, batches)))
+
+    def close(self) -> None:
+        """End the processes. Items still running come back as crashed."""
+        with self._lock:
+            executor, self._executor = self._executor, None
+        for worker in list(self._alive):
+            worker.kill()
+        if executor is not None:
+            executor.shutdown(wait=True)
+        _dispose_all(self._alive)
+        self._idle.clear()
+
+    def _run(self, items: Sequence[Any]) -> list[WorkerResult]:
+        """One result an item; what follows an item that ended its worker goes to another."""
+        results: list[WorkerResult] = []
+        while len(results) < len(items):
+            worker = self._take()
+            results += worker.run(items[len(results) :], self.timeout_s)
+            if worker.is_alive():
+                with self._lock:
+                    self._idle.append(worker)
+            else:
+                self._discard(worker)
+        return results
+
+    def _take(self) -> "_Worker":
+        """An idle worker that still lives, or a new one."""
+        while True:
+            with self._lock:
+                if not self._idle:
+                    break
+                worker = self._idle.pop()
+            if worker.is_alive():
+                return worker
+            self._discard(worker)
+        worker = _Worker(self.function, self.timeout_s + ORPHAN_GRACE_S, self.memory_mb)
+        with self._lock:
+            self._alive.add(worker)
+        try:
+            worker.wait_until_ready()
+        except RewardFailure:
+            self._discard(worker)
+            raise
+        return worker
+
+    def _discard(self, worker: "_Worker") -> None:
+        with self._lock:
+            self._alive.discard(worker)
+        worker.dispose()
+
+    def _forget(self) -> None:
+        self._lock = threading.Lock()
+        self._executor = None
+        self._idle.clear()
+        self._alive.clear()
+
+
+class _ForgetInChild:
+    """A forked child of the parent has neither the pool's threads nor a right to its processes."""
+
+    def __init__(self, pool: "weakref.ref[WorkerPool]") -> None:
+        self.pool = pool
+
+    def __call__(self) -> None:
+        pool = self.pool()
+        if pool is not None:
+            pool._forget()
+
+
+class _Worker:
+    """The parent's side of one process."""
+
+    def __init__(self, function: str, orphan_limit_s: float, memory_mb: int) -> None:
+        self.function = function
+        path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
+        arguments = [function, str(os.getpid()), str(orphan_limit_s), str(memory_mb)]
+        self.process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "posttrain.rewards.workers.worker", *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": path},
+            bufsize=0,
+        )
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self._requests = self.process.stdin.fileno()
+        self._replies = self.process.stdout.fileno()
+        self._unread = b""
+
+    def wait_until_ready(self) -> None:
+        """Wait for the import of the function, outside any item's limit.
+
+        Raises:
+            RewardFailure: it failed.
+        """
+        result = self._read_reply(time.monotonic() + START_LIMIT_S)
+        if result.error is not None:
+            raise RewardFailure(f"a worker process for {self.function} cannot start: {result.message}")
+
+    def run(self, items: Sequence[Any], timeout_s: float) -> list[WorkerResult]:
+        """The function's results; the process is dead, and later items have none, where the last one is a timeout, or
+        a crash of the process."""
+        data = json.dumps(items).encode() + b"\n"
+        try:
+            while data:
+                data = data[os.write(self._requests, data) :]
+        except BrokenPipeError:
+            return [self._crashed()]
+        results: list[WorkerResult] = []
+        while len(results) < len(items) and (not results or self.process.returncode is None):
+            results.append(self._read_reply(time.monotonic() + timeout_s))
+            if results[-1].error == "timeout":
+                self.kill()
+                results[-1].message = f"no result after {timeout_s:g} s"
+        return results
+
+    def is_alive(self) -> bool:
+        return self.process.poll() is None
+
+    def kill(self) -> None:
+        """End the process; from any thread."""
+        self.process.kill()
+        self.process.wait()
+
+    def dispose(self) -> None:
+        """End the process and close its pipes; not while ``run`` reads them."""
+        self.kill()
+        for pipe in (self.process.stdin, self.process.stdout):
+            if pipe is not None:
+                pipe.close()
+
+    def _read_reply(self, deadline: float) -> WorkerResult:
+        """The next line of ``_unread``, which ``_replies`` fills."""
+        poll = select.poll()
+        poll.register(self._replies, select.POLLIN)
+        while b"\n" not in self._unread:
+            left = deadline - time.monotonic()
+            if left <= 0 or not poll.poll(left * 1000):
+                return WorkerResult(error="timeout", message="no reply in time")
+            data = os.read(self._replies, 1 << 16)
+            if not data:
+                return self._crashed()
+            self._unread += data
+        line, _, self._unread = self._unread.partition(b"\n")
+        answer = json.loads(line)
+        if "error" in answer:
+            return WorkerResult(error="crashed", message=answer["error"])
+        return WorkerResult(answer["value"])
+
+    def _crashed(self) -> WorkerResult:
+        self.kill()
+        code = self.process.returncode
+        how = f"was ended by signal {-code}" if code < 0 else f"ended with exit status {code}"
+        return WorkerResult(error="crashed", message=f"the worker process {how}")
+
+
+def _dispose_all(workers: "set[_Worker]") -> None:
+    for worker in list(workers):
+        worker.dispose()
+    workers.clear()
