@@ -1,0 +1,58 @@
+"""The reference answers of training rows, checked when training starts."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+
+from posttrain.data.chat import PromptEncoder
+from posttrain.errors import DataError
+from posttrain.types import Example
+
+logger = logging.getLogger(__name__)
+
+
+def with_references(example: Example, chosen: Sequence[int] | None) -> Example:
+    """``example`` with the ``chosen`` of its references, counted from 0; with all of them where None.
+
+    Raises:
+        DataError: one of them is not there or blank, or there is none at all.
+    """
+    numbers = range(len(example.references)) if chosen is None else chosen
+    if not numbers:
+        raise DataError(f"example {example.id!r} has no references: give it some, or leave the row out")
+    for number in numbers:
+        if not 0 <= number < len(example.references):
+            raise DataError(
+                f"example {example.id!r} has no reference {number} (it has {len(example.references)}, counted from 0): "
+                "change trainer.references, or leave the row out"
+            )
+        if not example.references[number].strip():
+            raise DataError(f"reference {number} of example {example.id!r} is blank: write it, or leave the row out")
+    return replace(example, references=[example.references[number] for number in numbers])
+
+
+def reference_lengths(examples: Sequence[Example], encoder: PromptEncoder, max_tokens: int) -> dict[str, float]:
+    """Mean tokens of each example's references, with the one that ends a turn, by its id.
+
+    Warns of references that a completion of ``max_tokens`` cannot reach, of equal ones in a row, and of those that
+    stand in their prompt.
+    """
+    lengths: dict[str, float] = {}
+    total, too_long, equal, in_prompt = 0, 0, 0, 0
+    for example in examples:
+        texts = [text.strip() for text in example.references]
+        tokens = [len(encoder.completion_ids(text)) for text in texts]
+        prompt = example.prompt if isinstance(example.prompt, str) else "\n".join(m["content"] for m in example.prompt)
+        lengths[example.id] = sum(tokens) / len(tokens) + 1
+        total += len(texts)
+        too_long += sum(count > max_tokens for count in tokens)
+        equal += len(texts) - len(set(texts))
+        in_prompt += sum(text in prompt for text in texts)
+    for count, what in (
+        (too_long, f"longer than max_completion_tokens ({max_tokens})"),
+        (equal, "equal to another of their row"),
+        (in_prompt, "part of their prompt"),
+    ):
+        if count:
+            logger.warning("%d of %d references (%.1f %%) are %s", count, total, 100 * count / total, what)
+    return lengths
