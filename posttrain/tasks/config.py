@@ -2,6 +2,7 @@
 
 from posttrain.config import component_union
 from posttrain.tasks.arithmetic import ArithmeticConfig
+from posttrain.tasks.environment import EnvironmentDemonstrationsConfig, EnvironmentTaskConfig
 from posttrain.tasks.gsm8k import GSM8KConfig
 from posttrain.tasks.preference import PreferenceConfig
 from posttrain.tasks.rewriting import RewritingConfig
@@ -9,5 +10,12 @@ from posttrain.tasks.rows import RowsConfig
 from posttrain.tasks.totals_preference import TotalsPreferenceConfig
 
 TaskConfig = component_union(
-    ArithmeticConfig, GSM8KConfig, RewritingConfig, RowsConfig, PreferenceConfig, TotalsPreferenceConfig
+    ArithmeticConfig,
+    GSM8KConfig,
+    RewritingConfig,
+    EnvironmentTaskConfig,
+    EnvironmentDemonstrationsConfig,
+    RowsConfig,
+    PreferenceConfig,
+    TotalsPreferenceConfig,
 )

@@ -1,0 +1,112 @@
+"""A corridor of locks in which a wrong key jams a lock, quietly: who does not notice never gets further."""
+
+import random
+import zlib
+from typing import Literal
+
+from pydantic import Field
+
+from posttrain.agents.environment import ACTION, WITHOUT_ACTION, StepResult, parse_action
+from posttrain.config import Config
+
+SIGNS = ("sun", "moon", "star", "leaf", "wave", "rose", "bell", "crow", "fish", "wolf")
+KEYS = ("gold", "iron", "jade", "bone")
+HELD_OUT_OF = 5
+WELL, JAMMED = "green", "grey"
+
+
+class VaultConfig(Config):
+    """Each lock shows two signs, and which key fits depends on both. Taking or turning a wrong key jams the lock until
+    ``reset lock``; only its colour tells. The score is the share of the locks that are open."""
+
+    type: Literal["vault"] = "vault"
+    locks: int = Field(default=3, ge=1)
+    keys: int = Field(default=3, ge=2, le=len(KEYS))
+    signs: int = Field(default=8, ge=2, le=len(SIGNS))
+    max_steps: int = Field(default=14, ge=1, description="turns of an episode; the shortest way takes 2 a lock")
+    tasks: int = Field(default=1000, ge=1, description="of each split")
+
+    def task_ids(self, split: str) -> list[str]:
+        """``vault/N``; the signs at the locks follow from N alone. A fifth of all N is held out."""
+        held_out = split == "eval"
+        numbers = (n for n in range(2 * HELD_OUT_OF * self.tasks) if (_hash(f"{n}") % HELD_OUT_OF == 0) == held_out)
+        return [f"vault/{number}" for number, _ in zip(numbers, range(self.tasks), strict=False)]
+
+    def build(self) -> "Vault":
+        return Vault(self)
+
+
+class Vault:
+    """An ``Environment``. Actions: ``take KEY``, ``turn KEY``, ``reset lock``."""
+
+    def __init__(self, config: VaultConfig) -> None:
+        self.config = config
+
+    def reset(self, task_id: str, seed: int) -> str:
+        """Which keys lie in the side rooms is shuffled by ``seed``; which one fits follows from the signs."""
+        config, number = self.config, task_id.removeprefix("vault/")
+        if not number.isdigit() or number == task_id:
+            raise KeyError(task_id)
+        rng = random.Random(f"{task_id}/{seed}")
+        signs = random.Random(task_id)
+        self.signs = [(signs.randrange(config.signs), signs.randrange(config.signs)) for _ in range(config.locks)]
+        self.rooms = [rng.sample(KEYS[: config.keys], config.keys) for _ in range(config.locks)]
+        self.opened, self.steps = 0, 0
+        self.held, self.jammed = "", False
+        return self._view()
+
+    def step(self, turn: str) -> StepResult:
+        """One action."""
+        self.steps += 1
+        action = parse_action(turn)
+        said = WITHOUT_ACTION if action is None else self._act(action.split())
+        won = self.opened == self.config.locks
+        observation = said if won else f"{said} {self._view()}"
+        return StepResult(observation, self.opened / self.config.locks, won or self.steps >= self.config.max_steps)
+
+    def close(self) -> None:
+        pass
+
+    def fitting_key(self) -> str:
+        """The key of the lock in front: the number of the first sign plus twice that of the second, modulo keys."""
+        first, second = self.signs[self.opened]
+        return KEYS[(first + 2 * second) % self.config.keys]
+
+    def solution(self, task_id: str, seed: int) -> list[str]:
+        """The turns of the shortest way; the episode is played by it."""
+        self.reset(task_id, seed)
+        turns: list[str] = []
+        while self.opened < self.config.locks:
+            key = self.fitting_key()
+            for turn in (f"{ACTION} take {key}", f"{ACTION} turn {key}"):
+                self.step(turn)
+                turns.append(turn)
+        return turns
+
+    def _act(self, words: list[str]) -> str:
+        match words:
+            case ["take", key] if key in self.rooms[self.opened]:
+                self.held = key
+                self.jammed = self.jammed or key != self.fitting_key()
+                return f"You hold {key}."
+            case ["turn", key] if key == self.held:
+                self.jammed = self.jammed or key != self.fitting_key()
+                if self.jammed:
+                    return "It does not turn."
+                self.opened, self.held = self.opened + 1, ""
+                return "It opens."
+            case ["reset", "lock"]:
+                self.held, self.jammed = "", False
+                return "You put all back."
+            case _:
+                return "Nothing happens."
+
+    def _view(self) -> str:
+        first, second = self.signs[self.opened]
+        keys = " ".join(self.rooms[self.opened])
+        colour = JAMMED if self.jammed else WELL
+        return f"Lock {self.opened + 1} {SIGNS[first]} {SIGNS[second]} {colour}. Keys {keys}."
+
+
+def _hash(text: str) -> int:
+    return zlib.crc32(text.encode())
