@@ -122,6 +122,7 @@ def test_the_browser_shows_both_sides_and_the_reference(tmp_path: Path) -> None:
     with closing(RunLog(logged(tmp_path, group(sampled, references=["a cat", "🙂 & <b>"])), resume_step=1)) as log:
         log.log_metrics(2, {f"referee/{name}": 0.5 for name in ("accuracy", "malformed_fraction", "constant_fraction")})
         rewards = {"prefix/own_reward": 0.1, "prefix/hybrid_reward": 0.2}
+        log.log_metrics(2, {f"many/kind{number}_score": 0.5 for number in range(7)})
         log.log_metrics(3, rewards | {"policy/unheard_of": 0.3, f"{HOSTILE}/x": 0.3})
     page = rendered(write_report(tmp_path))
     up, down = page.index("Pushed up <span>1 of 2"), page.index("Not trained <span>1 of 2")
@@ -129,6 +130,7 @@ def test_the_browser_shows_both_sides_and_the_reference(tmp_path: Path) -> None:
     assert "3 tokens, 1 expert<" in page and "precision <b>0.750 / 0.500" in page and "brevity penalty <b>0.875" in page
     assert "Reference 1 of 2</h4>" in page and "<img" not in page
     sections = {"Referee": ["Accuracy", "Fraction"], "Prefix": ["Reward"], "Policy": ["Unheard of"]}
+    sections["Many"] = ["Kind0 score", "Kind6 score"]  # more than there are colours
     for section, charts in sections.items():
         drawn = page.split(f'<section aria-label="{section}"')[1].split("</section>")[0]
         assert all(f"<h3>{chart}</h3>" in drawn for chart in charts), section

@@ -103,7 +103,8 @@ function addOthers(sections, data, left) {
     const key = `${prefix}/${quantityOf(own) ?? own}`;
     charts.set(key, [...(charts.get(key) ?? []), { name, prefix, own }]);
   }
-  for (const measured of charts.values()) {
+  const readable = (measured) => (measured.length > COLOURS.length ? measured.map((one) => [one]) : [measured]);
+  for (const measured of [...charts.values()].flatMap(readable)) {
     const [{ prefix, own }] = measured;
     const quantity = measured.length > 1 ? quantityOf(own).replace("*", "") : null;
     const label = (one) => one.own.replace(quantity, "").replaceAll("_", " ");

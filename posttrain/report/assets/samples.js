@@ -102,11 +102,11 @@ class SampleBrowser {
     this.records = records.filter((record, number) => (room -= tokens(record)) >= 0 || number === 0);
     this.items.forEach((item, number) => item.setAttribute("aria-current", String(number >= index && number < index + this.records.length)));
     this.byOverlap.hidden = !this.records.some((record) => record.references.length);
-    if (this.byOverlap.hidden && this.mode === "overlap") this.byOverlap.parentNode.firstChild.click();
     this.key = make("div", { class: "key" });
     this.detail.replaceChildren(this.key, ...this.records.flatMap((record, number) => this.groupElements(record, number, groups[number].example_id)));
     this.paint();
     this.clamp();
+    if (this.byOverlap.hidden && this.mode === "overlap") this.byOverlap.parentNode.firstChild.click();
   }
 
   groupElements(record, number, name) {
