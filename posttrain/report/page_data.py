@@ -8,8 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from posttrain.report.overlap import overlap
-from posttrain.rewards.references.bleu_tokenizer import TokenizerName
+from posttrain.report.overlap import Comparison, overlap
 from posttrain.training.run_log import logged_steps, read_rollouts
 
 MOST_POINTS = 1000  # of a curve
@@ -43,21 +42,21 @@ def not_finite(metrics: Sequence[dict[str, float]]) -> dict[str, list[int]]:
     return found
 
 
-def samples(folder: Path, tokenize: TokenizerName = "13a") -> list[dict[str, Any]]:
+def samples(folder: Path, how: Comparison) -> list[dict[str, Any]]:
     """Rollouts of steps spread over the run, as many groups of each as ``SAMPLE_BYTES`` allows.
 
     Each step is ``step``, ``groups_in_step`` and ``groups``; each group is what a list shows of it and ``data``, its
-    rollouts as JSON, deflated, in base64. The rollouts of a group are ranked. ``tokenize`` splits references.
+    rollouts as JSON, deflated, in base64. They are ranked, and compared with the group's references as ``how`` says.
     """
     steps = _spread(logged_steps(folder), MOST_SAMPLE_STEPS)
     budget = SAMPLE_BYTES // max(1, len(steps))
-    return [_sampled_step(step, read_rollouts(folder, step), budget, tokenize) for step in steps]
+    return [_sampled_step(step, read_rollouts(folder, step), budget, how) for step in steps]
 
 
-def _sampled_step(step: int, records: Sequence[dict[str, Any]], budget: int, tokenize: TokenizerName) -> dict[str, Any]:
+def _sampled_step(step: int, records: Sequence[dict[str, Any]], budget: int, how: Comparison) -> dict[str, Any]:
     groups, left = dict[int, dict[str, Any]](), budget
     for index in _pushed_and_not(records):
-        group = _group(records[index], tokenize)
+        group = _group(records[index], how)
         left -= len(group["data"])
         if left < 0:
             break
@@ -74,14 +73,14 @@ def _pushed_and_not(records: Sequence[dict[str, Any]]) -> list[int]:
     return [index for _, _, index in sorted(ranked)]
 
 
-def _group(record: dict[str, Any], tokenize: TokenizerName) -> dict[str, Any]:
+def _group(record: dict[str, Any], how: Comparison) -> dict[str, Any]:
     rollouts = sorted(record["rollouts"], key=_rank)
     references = record.get("references", [])  # which older logs lack
     shown = {
         "prompt": record["prompt"],
         "answer": record["answer"],
         "references": references,
-        "rollouts": [_rollout(rollout | overlap(rollout, references, tokenize)) for rollout in rollouts],
+        "rollouts": [_rollout(rollout | overlap(rollout, references, how)) for rollout in rollouts],
     }
     text = json.dumps(shown, ensure_ascii=False, separators=(",", ":"))
     return {

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from posttrain.report.overlap import overlap, reference_tokenizer
+from posttrain.report.overlap import Comparison, overlap
 from posttrain.report.page import write_report
 from posttrain.report.page_data import samples
 from posttrain.training.run_log import RunLog
@@ -48,7 +48,7 @@ def logged(folder: Path, *records: dict[str, Any]) -> Path:
 
 def unpacked(folder: Path, number: int = 0) -> tuple[dict[str, Any], dict[str, Any]]:
     """What the list of groups holds of a group, and its record."""
-    listed = samples(folder)[0]["groups"][number]
+    listed = samples(folder, Comparison())[0]["groups"][number]
     return listed, json.loads(zlib.decompress(base64.b64decode(listed["data"])))
 
 
@@ -72,7 +72,7 @@ def test_rollouts_are_ranked_with_the_pushed_first_among_equals(tmp_path: Path) 
 def test_tokens_have_the_order_of_the_longest_ngram_that_the_closest_reference_has() -> None:
     tokens = ["the", " cat", " sa", "t", ",", " a dog", "", " mat", "<end>"]
     references = ["dogs bark", "the mat, the cat sat down"]
-    shown = overlap(rollout(tokens, 0.5), references)
+    shown = overlap(rollout(tokens, 0.5), references, Comparison())
     assert shown["reference"] == 1
     assert shown["overlap"] == [3, 3, 3, 3, 1, 0, 0, 1, 0]
     spans = [(references[1][start:end], order) for start, end, order in shown["reference_spans"]]
@@ -95,12 +95,26 @@ def test_long_completions_are_cut_with_their_overlap(tmp_path: Path) -> None:
     assert record["rollouts"][0]["overlap"] == [0] * 1200 + [1] * 400
 
 
+def test_what_the_reward_does_not_compare_is_not_marked() -> None:
+    tokens = ["<answer>", "b", " a", "</answer>", " a b c", "<end>"]
+    shown = overlap(rollout(tokens, 0.5), ["a b c", "b a"], Comparison())
+    assert shown["overlap"] == [0, 2, 2, 0, 0, 0] and shown["reference"] == 1
+    shown = overlap(rollout(tokens, 0.5), ["a b c", "b a"], Comparison.of({"text": {"answer_tag": None}}))
+    assert shown["overlap"] == [0, 1, 1, 0, 3, 0] and shown["reference"] == 0
+
+
 @pytest.mark.parametrize(
-    ("reward", "name"),
-    [({"type": "bleu", "tokenize": "zh"}, "zh"), ({"tokenize": "rouge"}, "13a"), (None, "13a"), ("module:Name", "13a")],
+    ("reward", "name", "tag"),
+    [
+        ({"type": "bleu", "tokenize": "zh", "text": {"answer_tag": "final"}}, "zh", "final"),
+        ({"tokenize": "rouge", "text": {"a_key_of_old": 1}}, "13a", "answer"),
+        (None, "13a", "answer"),
+        ("module:Name", "13a", "answer"),
+    ],
 )
-def test_words_are_split_as_the_reward_splits_them(reward: Any, name: str) -> None:
-    assert reference_tokenizer(reward) == name
+def test_texts_are_compared_as_the_reward_does(reward: Any, name: str, tag: str) -> None:
+    how = Comparison.of(reward)
+    assert (how.tokenize, how.text.answer_tag) == (name, tag)
 
 
 def test_hostile_text_stays_text(tmp_path: Path) -> None:
