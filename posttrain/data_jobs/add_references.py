@@ -95,11 +95,9 @@ def add_references(
             failed.append(f"{name}: {left:,} rows were not asked after {model.stop_after_failures} failures in a row")
     write_rows(folder / ROWS_FILE, rows.values())
     write_rows(folder / FAILURES_FILE, failures)
-    columns = ",".join(map(column, config.models))
+    job = f"JOB.yaml data.path={folder}/{ROWS_FILE} data.reference_columns=[{','.join(map(column, config.models))}]"
     summary.append(f"written   {folder}/{ROWS_FILE}, {FAILURES_FILE}")
-    summary.append(
-        f"next      posttrain data select-hard JOB.yaml data.path={folder}/{ROWS_FILE} data.reference_columns=[{columns}]"
-    )
+    summary.append(f"next      posttrain data select-hard {job}")
     return summary, failed
 
 
@@ -107,14 +105,17 @@ def answers_of(
     config: AddReferencesConfig, name: str, model: ReferenceModelConfig, wanted: list[Example], on_progress: Progress
 ) -> dict[str, Answer]:
     """One model's answers, those of an earlier run among them; the address of an endpoint may change in between."""
-    answerer, settings = model.answerer, {"sampling": config.sampling, "seed": config.seed}
+    answerer, sampling, seed = model.answerer, config.sampling, config.seed
+    ask: Any
     if isinstance(answerer, EndpointConfig):
         identity = answerer.model_dump(mode="json", include={"model", "extra"})
-        ask: Any = partial(endpoint_answers, answerer, stop_after=model.stop_after_failures, **settings)
+        stop_after = model.stop_after_failures
+        ask = partial(endpoint_answers, answerer, sampling=sampling, seed=seed, stop_after=stop_after)
     else:
         identity = engine_identity(answerer.model, answerer.engine)
-        ask = partial(engine_answers, partial(answerer.engine.build, answerer.model, config.seed), **settings)
-    depends_on = identity | asked_of(wanted, config.sampling, config.seed)
+        build = partial(answerer.engine.build, answerer.model, seed)
+        ask = partial(engine_answers, build, sampling=sampling, seed=seed)
+    depends_on = identity | asked_of(wanted, sampling, seed)
     keep_failures = not isinstance(answerer, EndpointConfig)
     return answer_all(answers_file(config, name), depends_on, wanted, ask, on_progress, keep_failures)
 

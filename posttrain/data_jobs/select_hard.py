@@ -3,7 +3,7 @@
 import html
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -49,35 +49,26 @@ def select_hard(config: SelectHardConfig, on_progress: Progress = lambda done, t
         JobError: the answers in the folder were given with other settings; the message says which.
         EngineError: the model cannot be loaded.
     """
-    folder, answered = Path(config.output), config.select != "random"
+    folder = Path(config.output)
     pool = read_pool(config.data) if isinstance(config.data, PoolConfig) else task_pool(config.data)
     check_size(config, len(pool.examples), pool.dropped)
-    ids = [example.id for example in pool.examples]
-    answers = answers_to(pool.examples, config, on_progress) if answered else {}
-    if answered:
+    answers: dict[str, Answer] = {}
+    scores, problems = dict.fromkeys((each.id for each in pool.examples), math.nan), dict[str, str]()
+    if config.select != "random":
+        answers = answers_to(pool.examples, config, on_progress)
         scores, problems = score_answers(config.metric, pool.examples, answers)
-    else:
-        scores, problems = dict.fromkeys(ids, math.nan), dict[str, str]()
     dropped = pool.dropped + Counter(problems.values())
     check_size(config, len(scores), dropped)
-    selected = select_by_score(scores, config.select, config.size, config.seed)
-    found = {
-        name: {"output": answers[name].output, "score": scores.get(name)}
-        if answered
-        else {"output": None, "score": None}
-        for name in ids
-    }
-    of_model = {
-        each.id: {"id": each.id, "prompt": each.prompt, "references": each.references} for each in pool.examples
-    }
-    write_rows(folder / SELECTED_FILE, [pool.values[name] | of_model[name] | found[name] for name in selected])
-    chosen = set(selected)
-    told = ({"id": name, **found[name], "selected": name in chosen, "problem": problems.get(name)} for name in ids)
-    write_rows(folder / SCORES_FILE, told)
-    summary = summary_lines(config, dropped, scores, selected) + warnings(pool.examples, answers)
-    if answered:
-        write_page(folder, summary, scores, selected)
-    return summary
+    selected = dict.fromkeys(select_by_score(scores, config.select, config.size, config.seed))
+    write_files(folder, pool, answers, scores, problems, selected)
+    suspicious = {f"references are {what}": number for what, number in leaks(pool.examples).items()}
+    copied = sum(answers[each.id].output in each.references for each in pool.examples if answers)
+    suspicious["answers are equal to a reference"] = copied
+    summary = summary_of(config, dropped, scores, selected, suspicious)
+    if answers:
+        write_page(folder / PAGE_FILE, summary, scores, selected)
+    job = f'JOB.yaml "data={{type: rows, path: {folder}/{SELECTED_FILE}}}"'
+    return [*summary, f"written   {folder}", f"next      posttrain train {job}"]
 
 
 def task_pool(task: Any) -> Pool:
@@ -132,34 +123,50 @@ def score_answers(
     return scores, problems
 
 
-def summary_lines(
-    config: SelectHardConfig, dropped: Counter[str], scores: Mapping[str, float], selected: Sequence[str]
+def summary_of(
+    config: SelectHardConfig,
+    dropped: Counter[str],
+    scores: Mapping[str, float],
+    selected: Iterable[str],
+    suspicious: Mapping[str, int],
 ) -> list[str]:
     """What came of the pool, line by line."""
     lines = [f"pool      {len(scores) + dropped.total():,} rows"]
-    if dropped:
-        lines.append(f"dropped   {dropped.total():,}: {reasons(dropped)}")
+    lines += [f"dropped   {dropped.total():,}: {reasons(dropped)}"] if dropped else []
     for title, some in (("scored", list(scores.values())), ("selected", [scores[name] for name in selected])):
         spread = f", {min(some):.3f} to {max(some):.3f}, mean {mean(some):.3f}, median {median(some):.3f}"
         lines.append(f"{title:<9} {len(some):,} rows" + spread * (config.select != "random"))
-    return lines
+    return [*lines, *(f"warning   {number:,} {what}" for what, number in suspicious.items() if number)]
 
 
-def warnings(examples: Sequence[Example], answers: Mapping[str, Answer]) -> list[str]:
-    """What BLEU should not be trusted on."""
-    copied = sum(answers[each.id].output in each.references for each in examples if answers)
-    counts = {f"references are {what}": number for what, number in leaks(examples).items()}
-    counts["answers are equal to a reference"] = copied
-    return [f"warning   {number:,} {what}" for what, number in counts.items() if number]
+def write_files(
+    folder: Path,
+    pool: Pool,
+    answers: Mapping[str, Answer],
+    scores: Mapping[str, float],
+    problems: Mapping[str, str],
+    selected: Mapping[str, None],
+) -> None:
+    """Write the rows; without answers, output and score are null."""
+    found = {name: {"output": answer.output, "score": scores.get(name)} for name, answer in answers.items()}
+    none = {"output": None, "score": None}
+    by_id = {each.id: {"id": each.id, "prompt": each.prompt, "references": each.references} for each in pool.examples}
+    chosen = (pool.values[name] | by_id[name] | found.get(name, none) for name in selected)
+    write_rows(folder / SELECTED_FILE, chosen)
+    told = (
+        {"id": name, **found.get(name, none), "selected": name in selected, "problem": problems.get(name)}
+        for name in by_id
+    )
+    write_rows(folder / SCORES_FILE, told)
 
 
-def write_page(folder: Path, summary: Sequence[str], scores: Mapping[str, float], selected: Sequence[str]) -> None:
+def write_page(file: Path, summary: Sequence[str], scores: Mapping[str, float], selected: Iterable[str]) -> None:
     """Write ``report.html``: the summary, and where the selected rows lie among the scores."""
     pictured = histogram({"pool": [*scores.values()], "selected": [scores[name] for name in selected]})
     page = (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(folder.name)} · selected rows</title>'
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Selected rows</title>'
         f"<style>{asset('page.css')}</style><main><section><h2>Selected rows</h2>"
         f'<pre class="job">{html.escape(chr(10).join(summary))}</pre>{score_figure(pictured, "of all scored rows")}'
         "</section></main></html>\n"
     )
-    replace_file(folder / PAGE_FILE, page.encode())
+    replace_file(file, page.encode())
