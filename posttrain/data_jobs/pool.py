@@ -29,8 +29,8 @@ class PoolConfig(PromptRowsConfig):
     """Rows with references: ``{type: rows, path: pool.jsonl, reference_columns: [ref_output_*]}``."""
 
     type: Literal["rows"] = "rows"
-    reference_columns: list[str] = Field(
-        default=["references"], min_length=1, description="of texts, or lists of them; * stands for any letters"
+    reference_columns: list[str] | None = Field(
+        default=None, min_length=1, description="of texts or lists, * for any letters; null: the one of references"
     )
 
 
@@ -51,11 +51,12 @@ def read_pool(config: PoolConfig) -> Pool:
     """
     rows = read_rows(config.path, config.name, config.split, config.revision)
     existing = list(dict.fromkeys(column for row in rows for column in row.values))
-    for pattern in config.reference_columns:
+    patterns = config.reference_columns or [config.columns.get("references", "references")]
+    for pattern in patterns:
         if not matching(existing, pattern):
-            problem = f"{config.path} has no column {pattern!r}, which reference_columns names"
+            problem = f"{config.path} has no column {pattern!r} of references"
             raise DataError(problem + columns_there(pattern, existing))
-    columns = list(dict.fromkeys(name for pattern in config.reference_columns for name in matching(existing, pattern)))
+    columns = list(dict.fromkeys(name for pattern in patterns for name in matching(existing, pattern)))
     problems = ["" if row.problem else references_of(row, columns)[1] for row in rows]
     dropped = Counter(filter(None, problems))
     complete = [row for row, problem in zip(rows, problems, strict=True) if not problem]

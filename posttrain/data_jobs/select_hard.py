@@ -133,7 +133,7 @@ def summary_of(
     """What came of the pool, line by line."""
     lines = [f"pool      {len(scores) + dropped.total():,} rows"]
     lines += [f"dropped   {dropped.total():,}: {reasons(dropped)}"] if dropped else []
-    for title, some in (("scored", list(scores.values())), ("selected", [scores[name] for name in selected])):
+    for title, some in (("usable", list(scores.values())), ("selected", [scores[name] for name in selected])):
         spread = f", {min(some):.3f} to {max(some):.3f}, mean {mean(some):.3f}, median {median(some):.3f}"
         lines.append(f"{title:<9} {len(some):,} rows" + spread * (config.select != "random"))
     return [*lines, *(f"warning   {number:,} {what}" for what, number in suspicious.items() if number)]

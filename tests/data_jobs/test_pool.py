@@ -69,8 +69,13 @@ def test_incomplete_rows_are_dropped_and_counted(tmp_path: Path) -> None:
 
 def test_a_column_that_is_not_there_is_named(tmp_path: Path) -> None:
     config = pool_config(tmp_path, [{"prompt": "q", "ref_output_x": "r"}], reference_columns=["ref_outptu_x"])
-    with pytest.raises(DataError, match=r"no column 'ref_outptu_x'.* Did you mean 'ref_output_x'\?"):
+    with pytest.raises(DataError, match=r"no column 'ref_outptu_x' of references.* Did you mean 'ref_output_x'\?"):
         read_pool(config)
+
+
+def test_the_one_column_may_be_mapped_as_in_any_data_section(tmp_path: Path) -> None:
+    config = pool_config(tmp_path, [{"prompt": "q", "gold": ["r", "s"]}], columns={"references": "gold"})
+    assert read_pool(config).examples[0].references == ["r", "s"]
 
 
 def test_no_row_is_left(tmp_path: Path) -> None:
