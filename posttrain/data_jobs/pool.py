@@ -53,7 +53,7 @@ def read_pool(config: PoolConfig) -> Pool:
     existing = list(dict.fromkeys(column for row in rows for column in row.values))
     patterns = config.reference_columns or [config.columns.get("references", "references")]
     for pattern in patterns:
-        if not matching(existing, pattern):
+        if existing and not matching(existing, pattern):
             problem = f"{config.path} has no column {pattern!r} of references"
             raise DataError(problem + columns_there(pattern, existing))
     columns = list(dict.fromkeys(name for pattern in patterns for name in matching(existing, pattern)))

@@ -78,6 +78,12 @@ def test_the_one_column_may_be_mapped_as_in_any_data_section(tmp_path: Path) -> 
     assert read_pool(config).examples[0].references == ["r", "s"]
 
 
+def test_a_line_that_is_not_json_is_named(tmp_path: Path) -> None:
+    (tmp_path / "pool.jsonl").write_text("{not json\n")
+    with pytest.raises(DataError, match="line 1 is not JSON"):
+        read_pool(PoolConfig(path=str(tmp_path / "pool.jsonl")))
+
+
 def test_no_row_is_left(tmp_path: Path) -> None:
     config = pool_config(tmp_path, [{"prompt": "q", "references": []}, {"prompt": "q", "references": ["", "a"]}])
     with pytest.raises(DataError, match="has all its references: references is missing 1, references is blank 1"):
