@@ -10,7 +10,7 @@ import itertools
 import json
 import random
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -152,36 +152,53 @@ def with_foreign_references(pairs: Sequence[LabelledPair], count: int, seed: int
     return [replace(pair, example=example(pair.example)) for pair in pairs]
 
 
-def scores(name: str, config: RewardConfig, pairs: Sequence[LabelledPair], chosen: Sequence[int]) -> Floats:
-    """The scores of both answers of each pair [N, 2], every answer of a prompt judged once.
+def scores(config: RewardConfig, pairs: Sequence[LabelledPair], chosen: Sequence[int]) -> Floats:
+    """The scores of both answers of each pair [N, 2], NaN where one could not be judged; by the ``chosen`` of the
+    references. An answer that is in several pairs is judged once."""
+    inputs: dict[Any, RewardInput] = {}
+    rows = []
+    for pair in pairs:
+        example = replace(pair.example, references=[pair.example.references[number] for number in chosen])
+        keys = [(prompt_key(example), *example.references, answer) for answer in pair.answers]
+        inputs |= {key: RewardInput(example, answer) for key, answer in zip(keys, pair.answers, strict=True)}
+        rows.append(keys)
+    with closing(config.build()) as reward:
+        outputs = dict(zip(inputs, score_checked(reward, [*inputs.values()]), strict=True))
+    return np.array([[outputs[key].score for key in keys] for keys in rows], dtype=np.float64)
+
+
+def judge(config: StudyConfig, pairs: Sequence[LabelledPair]) -> tuple[list[LabelledPair], dict[str, BySize]]:
+    """The pairs whose answers every reward could judge, so that all are compared on the same, and their scores.
 
     Raises:
-        UserError: one could not be judged.
+        UserError: there is none.
     """
-    items: dict[Any, RewardInput] = {}
-    for pair in pairs:
-        for answer in pair.answers:
-            example = replace(pair.example, references=[pair.example.references[number] for number in chosen])
-            items.setdefault((prompt_key(example), answer), RewardInput(example, answer))
-    with closing(config.build()) as reward:
-        outputs = dict(zip(items, score_checked(reward, [*items.values()]), strict=True))
-    for (_, answer), output in outputs.items():
-        if output.score is None:
-            raise UserError(f"{name} cannot judge {answer[:60]!r}: {output.error}, {output.message}")
-    return np.array([[outputs[prompt_key(pair.example), text].score for text in pair.answers] for pair in pairs])
+    sizes = subsets(len(pairs[0].example.references), config.subsets)
+    found: dict[str, BySize] = {}
+    for name, reward in config.rewards.items():
+        if isinstance(reward, ReferenceRewardConfig):
+            found[name] = {size: [scores(reward, pairs, each) for each in every] for size, every in sizes.items()}
+        else:
+            found[name] = {None: [scores(reward, pairs, ())]}
+    judged = np.ones(len(pairs), dtype=bool)
+    for name, by_size in found.items():
+        for values in itertools.chain(*by_size.values()):
+            judged &= ~np.isnan(values).any(axis=1)
+        if not judged.any():
+            raise UserError(f"{name} can judge no pair; on_error: stop on it tells why")
+    kept = {name: {size: [v[judged] for v in every] for size, every in by.items()} for name, by in found.items()}
+    return [pair for pair, whole in zip(pairs, judged, strict=True) if whole], kept
 
 
-def study(config: StudyConfig, pairs: Sequence[LabelledPair]) -> list[Agreement]:
+def study(config: StudyConfig, pairs: Sequence[LabelledPair], scored: Mapping[str, BySize]) -> list[Agreement]:
     """The agreement of every reward, average and baseline."""
-    if config.foreign_references:
-        pairs = with_foreign_references(pairs, config.foreign_references, config.seed)
     labels = np.array([pair.label for pair in pairs])
     groups = [prompt_key(pair.example) for pair in pairs]
     lengths = np.array([[len(text) for text in pair.answers] for pair in pairs], dtype=np.float64)
     longer = tie_free_credit(preferred(*lengths.T), labels)
 
-    def agreement(name: str, references: int | None, scored: Sequence[Floats]) -> Agreement:
-        picks = [preferred(*both.T) for both in scored]
+    def agreement(name: str, references: int | None, of_subsets: Sequence[Floats]) -> Agreement:
+        picks = [preferred(*both.T) for both in of_subsets]
         tie_free = np.mean([tie_free_credit(pick, labels) for pick in picks], axis=0)
 
         def interval(values: Floats) -> Estimate | None:
@@ -192,15 +209,7 @@ def study(config: StudyConfig, pairs: Sequence[LabelledPair]) -> list[Agreement]
         tied = float(np.mean([pick == 0 for pick in picks]))
         return Agreement(name, references, with_ties, interval(tie_free), interval(tie_free - longer), tied)
 
-    sizes = subsets(len(pairs[0].example.references), config.subsets)
-    found: dict[str, BySize] = {}
-    for name, reward in config.rewards.items():
-        if isinstance(reward, ReferenceRewardConfig):
-            found[name] = {
-                size: [scores(name, reward, pairs, chosen) for chosen in every] for size, every in sizes.items()
-            }
-        else:
-            found[name] = {None: [scores(name, reward, pairs, ())]}
+    found = dict(scored)
     for first, second in config.averages:
         found[f"{first} + {second}"] = averaged(found[first], found[second])
     found |= {LONGER: {None: [lengths]}, RANDOM: {None: [np.random.default_rng(config.seed).random(lengths.shape)]}}
@@ -266,12 +275,16 @@ def picture(found: Sequence[Agreement], title: str) -> str:
 
 def run(config: StudyConfig) -> list[Agreement]:
     """Do the study and write what it found."""
-    pairs = similar_lengths(config.data.pairs(), config.longest_ratio)
-    found = study(config, pairs)
+    given = similar_lengths(config.data.pairs(), config.longest_ratio)
+    if config.foreign_references:
+        given = with_foreign_references(given, config.foreign_references, config.seed)
+    pairs, scored = judge(config, given)
+    found = study(config, pairs, scored)
     folder = Path(config.folder)
     folder.mkdir(parents=True, exist_ok=True)
     counts = {
         "pairs": len(pairs),
+        "unjudged_pairs": len(given) - len(pairs),
         "prompts": len({prompt_key(pair.example) for pair in pairs}),
         "tied_labels": sum(pair.label == 0 for pair in pairs),
     }

@@ -113,10 +113,20 @@ def test_pairs_of_similar_length(tmp_path: Path) -> None:
         SCRIPT["similar_lengths"](pairs, 1.0)
 
 
-def test_what_cannot_be_judged_stops_the_study(tmp_path: Path) -> None:
-    rows = [("a", "b", "A", ["x", "<skipped>"])]
-    with pytest.raises(UserError, match=r"BLEU cannot judge 'a': invalid_input, .*has no words"):
-        found(config(tmp_path, rows))
+def test_pairs_that_a_reward_cannot_judge_are_left_out_for_all(tmp_path: Path) -> None:
+    unusable = ("a b c d", "w x y z", "B", ["a b c d", "<skipped>"])
+    by_metric = found(config(tmp_path, [*ROWS, unusable]))
+    assert by_metric["BLEU", 1].tie_free.value == 2 / 3
+    assert by_metric["model", None].with_ties.value == 2 / 4
+    result = json.loads((tmp_path / "out" / "result.json").read_text())
+    assert (result["pairs"], result["unjudged_pairs"]) == (4, 1)
+    with pytest.raises(UserError, match="BLEU can judge no pair"):
+        found(config(tmp_path, [unusable]))
+    with pytest.raises(UserError, match="has no words to compare"):
+        found(config(tmp_path, [unusable], rewards={"BLEU": {"type": "bleu", "on_error": "stop"}}))
+
+
+def test_averages_are_of_rewards(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="averages names 'chrF', which is none of rewards"):
         config(tmp_path, averages=[["BLEU", "chrF"]])
 
