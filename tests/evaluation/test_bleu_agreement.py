@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from posttrain.config_file import load_config
 from posttrain.errors import DataError, UserError
@@ -134,6 +135,11 @@ def test_averages_are_of_rewards(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["alpaca_eval", "hh"])
 def test_the_configs_are_valid(name: str) -> None:
     assert load_config(SCRIPT["StudyConfig"], FOLDER / f"{name}.yaml").rewards
+
+
+def test_the_config_in_the_readme_is_valid() -> None:
+    block = (FOLDER / "README.md").read_text().split("```yaml\n")[1].split("```")[0]
+    assert SCRIPT["StudyConfig"].model_validate(yaml.safe_load(block)).data.references == 5
 
 
 def test_alpaca_eval(tmp_path: Path) -> None:
