@@ -39,7 +39,7 @@ def scores_section(folder: Path) -> str:
 
 
 def score_figure(scores: Mapping[str, Any], about: str) -> str:
-    """A picture of ``histogram``; ``about`` says when or of what, after their names."""
+    """A picture of ``histogram``; ``about``, plain text, says when or of what."""
     counts: Mapping[str, Sequence[int]] = scores["counts"]
     most = max((count for some in counts.values() for count in some), default=0) or 1
     bars = "".join(

@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 
 from pydantic import ValidationError
 
+from posttrain.data.rows import json_line
 from posttrain.errors import DataError
 from posttrain.rewards.checked import score_checked
 from posttrain.rewards.on_error import BaseRewardConfig
@@ -137,21 +138,17 @@ def groups(rows: Iterable[ScoreRow]) -> Iterator[list[ScoreRow]]:
 
 
 def _score_row(line: bytes, number: int, path: Path) -> ScoreRow:
-    where = f"{path}, line {number}"
-    try:
-        values = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        return ScoreRow(number, number, problem=f"{where} is not JSON: {error}")
-    if not isinstance(values, dict):
-        return ScoreRow(number, number, problem=f"{where} is a JSON {type(values).__name__}, not an object")
-    given = values.get("id")
+    row = json_line(line, number)
+    if row.problem is not None:
+        return ScoreRow(number, number, problem=f"{path}, {row.place} {row.problem}")
+    given = row.values.get("id")
     own_id = given if isinstance(given, str | int) and not isinstance(given, bool) else number
     try:
-        return ScoreRow(number, own_id, ScoreItem.model_validate(values))
+        return ScoreRow(number, own_id, ScoreItem.model_validate(row.values))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         column = ".".join(map(str, first["loc"]))
-        return ScoreRow(number, own_id, problem=f"{where}: {column}: {first['msg']}")
+        return ScoreRow(number, own_id, problem=f"{path}, {row.place}: {column}: {first['msg']}")
 
 
 def _append(reward: Reward, pending: list[tuple[list[ScoreRow], int]], output: BinaryIO) -> list[str | None]:
