@@ -6,6 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from posttrain.data.tiny_model import TinyModelConfig
 from posttrain.errors import JobError
 from posttrain.job import SAMPLE_NOTHING, Job, trainer_class
 from posttrain.rewards.reward import Reward
@@ -86,17 +87,23 @@ def warm_start_job(job: Job[Any], folder: Path) -> Job[SFTConfig]:
 
 def tiny_model(job: Job[Any]) -> Path:
     """The tiny model of ``job``, made in the run folder by the first rank, once."""
-    from posttrain.data.tiny_model import create_tiny_model
     from posttrain.training.accelerator import make_accelerator
 
     assert job.model.tiny is not None
     folder = Path(job.run.folder) / "model-start"
     accelerator = make_accelerator([], job.run.folder, max_grad_norm=1.0)
     with accelerator.main_process_first():
-        if not folder.is_dir():
-            unfinished = folder.with_suffix(".unfinished")
-            create_tiny_model(unfinished, job.model.tiny)
-            unfinished.rename(folder)
+        return created_once(folder, job.model.tiny)
+
+
+def created_once(folder: Path, config: TinyModelConfig) -> Path:
+    """``folder``, with the tiny model of ``config`` if it was not there."""
+    from posttrain.data.tiny_model import create_tiny_model
+
+    if not folder.is_dir():
+        unfinished = folder.with_suffix(".unfinished")
+        create_tiny_model(unfinished, config)
+        unfinished.rename(folder)
     return folder
 
 

@@ -7,6 +7,7 @@ import typer
 
 from posttrain.cli.check_reward import check_reward
 from posttrain.cli.compare import CompareCommand, compare
+from posttrain.cli.data import data
 from posttrain.cli.report import report
 from posttrain.cli.score import score
 from posttrain.cli.serve import serve
@@ -29,6 +30,7 @@ app.command()(score)
 app.command()(check_reward)
 app.command()(serve)
 app.command(cls=CompareCommand)(compare)
+app.add_typer(data, name="data")
 
 
 def main() -> None:

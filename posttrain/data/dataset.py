@@ -108,7 +108,7 @@ def resolve_columns(source: str, rows: Sequence[Row], mapped: Mapping[ExampleFie
     for name, column in mapped.items():
         if readable and column not in existing:
             raise DataError(
-                f"{source} has no column {column!r}, which columns.{name} names{_choices(column, existing)}"
+                f"{source} has no column {column!r}, which columns.{name} names{columns_there(column, existing)}"
             )
     columns: dict[ExampleField, str] = {
         name: name for name in FIELDS if name in existing and name != "task" and name not in mapped.values()
@@ -116,7 +116,7 @@ def resolve_columns(source: str, rows: Sequence[Row], mapped: Mapping[ExampleFie
     columns |= mapped
     if readable and "prompt" not in columns:
         raise DataError(
-            f"{source} has no column 'prompt'{_choices('prompt', existing)} "
+            f"{source} has no column 'prompt'{columns_there('prompt', existing)} "
             "Name the one that holds the prompt as columns.prompt."
         )
     return columns
@@ -138,7 +138,8 @@ def _convert(row: Row, convert: Callable[[Row], Example], places: Mapping[str, s
     return example
 
 
-def _choices(column: str, existing: Sequence[str]) -> str:
+def columns_there(column: str, existing: Sequence[str]) -> str:
+    """The end of a message: which columns there are, and which may have been meant."""
     near = get_close_matches(column, existing, n=1)
     guess = f" Did you mean {near[0]!r}?" if near else ""
     return f"; its columns are {', '.join(map(repr, existing))}.{guess}"

@@ -93,10 +93,15 @@ def _json_lines(path: Path) -> Iterator[Row]:
 def _parse_json_lines(content: bytes) -> Iterator[Row]:
     for number, line in enumerate(content.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
         if line.strip():
-            try:
-                yield _object_row(f"line {number}", number, json.loads(line))
-            except (ValueError, RecursionError) as error:
-                yield Row(f"line {number}", number, problem=f"is not JSON: {error}")
+            yield json_line(line, number)
+
+
+def json_line(line: bytes, number: int) -> Row:
+    """The row that line ``number`` of a file holds."""
+    try:
+        return _object_row(f"line {number}", number, json.loads(line))
+    except (ValueError, RecursionError) as error:
+        return Row(f"line {number}", number, problem=f"is not JSON: {error}")
 
 
 def _json_array_or_lines(path: Path) -> Iterator[Row]:

@@ -45,7 +45,16 @@ def answer_and_score(
 ) -> list[RolloutGroup]:
     """``n`` scored rollouts of each example. Every rank samples its share and gets all groups, those of the first rank
     first. A rollout's seed depends on ``seed`` and its example alone."""
-    requests = [
+    requests = answer_requests(encoder, examples, sampling=sampling, n=n, seed=seed)
+    mine = requests[accelerator.process_index :: accelerator.num_processes]
+    return gather_lists(accelerator, collect_groups(engine, mine, reward)[0])
+
+
+def answer_requests(
+    encoder: PromptEncoder, examples: Sequence[Example], *, sampling: Sampling, n: int, seed: int
+) -> list[RolloutRequest]:
+    """``n`` rollouts of each example, whose seed depends on ``seed`` and the example alone."""
+    return [
         RolloutRequest(
             id=f"eval/{number:06d}",
             example=example,
@@ -57,5 +66,3 @@ def answer_and_score(
         )
         for number, example in enumerate(examples)
     ]
-    mine = requests[accelerator.process_index :: accelerator.num_processes]
-    return gather_lists(accelerator, collect_groups(engine, mine, reward)[0])

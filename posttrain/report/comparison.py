@@ -88,17 +88,22 @@ def comparison_picture(curves: Mapping[str, Sequence[Curve]], metric: str, spent
     arms = [ArmCurve.of(name, seeds) for name, seeds in curves.items() if seeds]
     most_seeds = max((len(seeds) for seeds in curves.values()), default=0)
     note = f"mean of {most_seeds} seeds; band: lowest to highest" if most_seeds > 1 else "one seed"
+    return curves_picture(arms, metric, note, spent, f"{metric} of {', '.join(curves)}")
+
+
+def curves_picture(arms: Sequence[ArmCurve], title: str, note: str, below: str, spoken: str) -> str:
+    """An SVG of the curves and their bands; ``below`` names the horizontal axis, ``spoken`` is for screen readers."""
     body = list(_chart(arms)) if arms else [_text(WIDTH / 2, HEIGHT / 2, "no run has finished", "note", "middle")]
     middle = (LEFT + WIDTH - RIGHT) / 2
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}" '
-        f'role="img" aria-label="{escape(metric)} of {escape(", ".join(curves))}">',
+        f'role="img" aria-label="{escape(spoken)}">',
         f"<style>{_style()}</style>",
         f'<rect class="ground" x=".5" y=".5" width="{WIDTH - 1}" height="{HEIGHT - 1}" rx="8"/>',
-        _text(20, 28, metric, "title"),
+        _text(20, 28, title, "title"),
         _text(20, 46, note, "note"),
         *body,
-        _text(middle, HEIGHT - 14, spent, "note", "middle"),
+        _text(middle, HEIGHT - 14, below, "note", "middle"),
         "</svg>",
     ]
     return "\n".join(parts) + "\n"

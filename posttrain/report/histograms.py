@@ -31,7 +31,7 @@ def scores_section(folder: Path) -> str:
     if not file.is_file():
         return ""
     content = json.loads(file.read_text(encoding="utf-8"))
-    figures = score_figure(content["scores"], "last evaluation") + _reliability_figure(content["reliability"])
+    figures = score_figure(content["scores"], "at the last evaluation") + _reliability_figure(content["reliability"])
     return (
         '<section id="scores" aria-labelledby="scores-title"><h2 id="scores-title">Scores of held-out pairs</h2>'
         f'<div class="grid two">{figures}</div></section>'
@@ -39,7 +39,7 @@ def scores_section(folder: Path) -> str:
 
 
 def score_figure(scores: Mapping[str, Any], about: str) -> str:
-    """A picture of ``histogram``; ``about`` says when or of what."""
+    """A picture of ``histogram``; ``about``, plain text, says when or of what."""
     counts: Mapping[str, Sequence[int]] = scores["counts"]
     most = max((count for some in counts.values() for count in some), default=0) or 1
     bars = "".join(
@@ -51,7 +51,7 @@ def score_figure(scores: Mapping[str, Any], about: str) -> str:
         f'<span style="color: var(--series-{series})">■ {html.escape(name)}</span>'
         for series, name in enumerate(counts, start=1)
     )
-    return _figure("Rewards", f"{key} at the last evaluation", bars, number(scores["low"]), number(scores["high"]))
+    return _figure("Rewards", f"{key} {html.escape(about)}", bars, number(scores["low"]), number(scores["high"]))
 
 
 def _reliability_figure(table: Sequence[Sequence[float]]) -> str:

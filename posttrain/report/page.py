@@ -13,6 +13,7 @@ from typing import Any
 from posttrain.config_file import parse_yaml
 from posttrain.report.formats import count, duration, number
 from posttrain.report.histograms import scores_section
+from posttrain.report.overlap import Comparison
 from posttrain.report.page_data import curves, not_finite, samples
 from posttrain.training.run_folder import JOB_FILE
 from posttrain.training.run_log import ENVIRONMENT_FILE, METRICS_FILE, read_metrics, replace_file
@@ -46,7 +47,7 @@ def render(folder: Path) -> str:
         "method_title": _method_title(method),
         **curves(metrics),
         "not_finite": not_finite(metrics),
-        "samples": samples(folder),
+        "samples": samples(folder, Comparison.of(job.get("reward"))),
     }
     return Template(asset("page.html")).substitute(
         title=html.escape(f"{method} · {folder.resolve().name}"),

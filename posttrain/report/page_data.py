@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from posttrain.report.overlap import Comparison, overlap
 from posttrain.training.run_log import logged_steps, read_rollouts
 
 MOST_POINTS = 1000  # of a curve
@@ -41,21 +42,21 @@ def not_finite(metrics: Sequence[dict[str, float]]) -> dict[str, list[int]]:
     return found
 
 
-def samples(folder: Path) -> list[dict[str, Any]]:
+def samples(folder: Path, how: Comparison) -> list[dict[str, Any]]:
     """Rollouts of steps spread over the run, as many groups of each as ``SAMPLE_BYTES`` allows.
 
     Each step is ``step``, ``groups_in_step`` and ``groups``; each group is what a list shows of it and ``data``, its
-    rollouts as JSON, deflated, in base64.
+    rollouts as JSON, deflated, in base64. They are ranked, and compared with the group's references as ``how`` says.
     """
     steps = _spread(logged_steps(folder), MOST_SAMPLE_STEPS)
     budget = SAMPLE_BYTES // max(1, len(steps))
-    return [_sampled_step(step, read_rollouts(folder, step), budget) for step in steps]
+    return [_sampled_step(step, read_rollouts(folder, step), budget, how) for step in steps]
 
 
-def _sampled_step(step: int, records: Sequence[dict[str, Any]], budget: int) -> dict[str, Any]:
+def _sampled_step(step: int, records: Sequence[dict[str, Any]], budget: int, how: Comparison) -> dict[str, Any]:
     groups, left = dict[int, dict[str, Any]](), budget
     for index in _pushed_and_not(records):
-        group = _group(records[index])
+        group = _group(records[index], how)
         left -= len(group["data"])
         if left < 0:
             break
@@ -72,9 +73,15 @@ def _pushed_and_not(records: Sequence[dict[str, Any]]) -> list[int]:
     return [index for _, _, index in sorted(ranked)]
 
 
-def _group(record: dict[str, Any]) -> dict[str, Any]:
-    rollouts = record["rollouts"]
-    shown = {"prompt": record["prompt"], "answer": record["answer"], "rollouts": [_rollout(r) for r in rollouts]}
+def _group(record: dict[str, Any], how: Comparison) -> dict[str, Any]:
+    rollouts = sorted(record["rollouts"], key=_rank)
+    references = record.get("references", [])  # which older logs lack
+    shown = {
+        "prompt": record["prompt"],
+        "answer": record["answer"],
+        "references": references,
+        "rollouts": [_rollout(rollout | overlap(rollout, references, how)) for rollout in rollouts],
+    }
     text = json.dumps(shown, ensure_ascii=False, separators=(",", ":"))
     return {
         "example_id": record["example_id"],
@@ -82,6 +89,18 @@ def _group(record: dict[str, Any]) -> dict[str, Any]:
         "pushed": [_pushed(rollout) for rollout in rollouts],
         "data": base64.b64encode(zlib.compress(text.encode("utf-8", errors="replace"), 9)).decode(),
     }
+
+
+def _rank(rollout: dict[str, Any]) -> tuple[float, bool]:
+    """By reward, the best first and those without one last; of equals the ones that are pushed up."""
+    reward = rollout["reward"]
+    return math.inf if reward is None else -reward, _push(rollout) <= 0
+
+
+def _push(rollout: dict[str, Any]) -> int:
+    """1 if the policy was pushed towards the rollout as a whole, -1 if away from it, 0 if neither."""
+    weight = math.fsum(weight or 0.0 for weight in rollout["weights"])
+    return (weight > 0) - (weight < 0)
 
 
 def _pushed(rollout: dict[str, Any]) -> bool:
@@ -102,8 +121,10 @@ def _rollout(rollout: dict[str, Any]) -> dict[str, Any]:
         "length": count,
         "left_out": left_out,
         "pushed": _pushed(rollout),
+        "push": _push(rollout),
         "tokens": shown(rollout["tokens"]),
         "origin": _uniform(shown(rollout["origin"])),
+        "overlap": _uniform(shown(rollout.get("overlap", []))),
         "weights": _uniform([_rounded(weight, 3) for weight in shown(rollout["weights"])]),
         "logprobs": _uniform([_rounded(logprob, 3) for logprob in shown(rollout["logprobs"])]),
     }

@@ -95,7 +95,7 @@ def _value(value: float | None) -> str:
 def _scores(check: RewardCheck) -> str:
     if not check.good_scores and not check.bad_scores:
         return "<p>none</p>"
-    return score_figure(histogram({"good": check.good_scores, "bad": check.bad_scores}), "all completions")
+    return score_figure(histogram({"good": check.good_scores, "bad": check.bad_scores}), "of all completions")
 
 
 def _wrong_pair(pair: WrongPair) -> str:

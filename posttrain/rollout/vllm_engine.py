@@ -182,7 +182,8 @@ def _start_vllm(model_path: str, config: VLLMEngineConfig, seed: int) -> Any:
     if on_cpu and config.sleep_mode:
         raise EngineError("engine.sleep_mode is for GPUs: on a CPU vLLM accepts it and frees nothing")
     device_settings = (
-        {"kv_cache_memory_bytes": config.kv_cache_gib << 30}
+        # A prompt cut into chunks makes vLLM wind back the request's generator, which one on a CPU cannot.
+        {"kv_cache_memory_bytes": config.kv_cache_gib << 30, "enable_chunked_prefill": False}
         if on_cpu
         else {"gpu_memory_utilization": config.gpu_memory_utilization, "enable_sleep_mode": config.sleep_mode}
     )

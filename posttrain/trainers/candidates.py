@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from posttrain.data.rows import Row, read_rows
 from posttrain.errors import DataError
 from posttrain.rewards.checked import score_checked
 from posttrain.rewards.reward import Reward
@@ -37,16 +38,16 @@ class Candidates:
         """Match every row to an example; the examples without candidates are left out of training.
 
         Raises:
-            DataError: the file cannot be read, a row is malformed, names no training prompt or one that has several
-                examples, or repeats a completion of its prompt.
+            DataError: the file cannot be read or has no rows, a row is malformed, names no training prompt or one that
+                has several examples, or repeats a completion of its prompt.
         """
         known: dict[str, list[Example]] = {}
         for example in examples:
             for key in (f"id {example.id}", f"prompt {json.dumps(example.prompt)}"):
                 known.setdefault(key, []).append(example)
         rows: dict[str, list[CandidateRow]] = {}
-        for number, line in enumerate(_lines(path), start=1):
-            where = f"{path}, line {number}"
+        for line in read_rows(str(path)):
+            where = f"{path}, {line.place}"
             row = _row(line, where)
             key = f"id {row.id}" if row.id is not None else f"prompt {json.dumps(row.prompt)}"
             found = known.get(key, [])
@@ -59,8 +60,6 @@ class Candidates:
             if any(row.completion == other.completion for other in of_example):
                 raise DataError(f"{where}: this completion of {key} is there twice; drop one")
             of_example.append(row)
-        if not rows:
-            raise DataError(f"{path} has no candidates")
         return cls(rows, [example for example in examples if example.id in rows])
 
     def groups(self, requests: Sequence[RolloutRequest], tokenizer: Any, reward: Reward) -> list[RolloutGroup]:
@@ -75,19 +74,14 @@ class Candidates:
         return groups
 
 
-def _lines(path: str | Path) -> list[str]:
+def _row(line: Row, where: str) -> CandidateRow:
+    if line.problem is not None:
+        raise DataError(f"{where} {line.problem}")
     try:
-        return [line for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"trainer.candidates: cannot read {path}: {error}") from error
-
-
-def _row(line: str, where: str) -> CandidateRow:
-    try:
-        row = CandidateRow.model_validate_json(line)
+        row = CandidateRow.model_validate(line.values)
     except ValidationError as error:
         first = error.errors()[0]
-        raise DataError(f"{where}: {'.'.join(map(str, first['loc'])) or 'the row'}: {first['msg']}") from error
+        raise DataError(f"{where}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
     if row.id is None and row.prompt is None:
         raise DataError(f"{where}: neither id nor prompt says which training prompt this answers")
     return row

@@ -38,21 +38,25 @@ def reference_lengths(examples: Sequence[Example], encoder: PromptEncoder, max_t
     stand in their prompt.
     """
     lengths: dict[str, float] = {}
-    total, too_long, equal, in_prompt = 0, 0, 0, 0
+    too_long = 0
     for example in examples:
         texts = [text.strip() for text in example.references]
         tokens = [len(encoder.completion_ids(text)) for text in texts]
-        prompt = example.prompt if isinstance(example.prompt, str) else "\n".join(m["content"] for m in example.prompt)
         lengths[example.id] = sum(tokens) / len(tokens) + 1
-        total += len(texts)
         too_long += sum(count > max_tokens for count in tokens)
-        equal += len(texts) - len(set(texts))
-        in_prompt += sum(text in prompt for text in texts)
-    for count, what in (
-        (too_long, f"longer than max_completion_tokens ({max_tokens})"),
-        (equal, "equal to another of their row"),
-        (in_prompt, "part of their prompt"),
-    ):
+    total = sum(len(example.references) for example in examples)
+    for what, count in {f"longer than max_completion_tokens ({max_tokens})": too_long, **leaks(examples)}.items():
         if count:
             logger.warning("%d of %d references (%.1f %%) are %s", count, total, 100 * count / total, what)
     return lengths
+
+
+def leaks(examples: Sequence[Example]) -> dict[str, int]:
+    """How many references are equal to another of their row, and how many stand in their prompt."""
+    equal, in_prompt = 0, 0
+    for example in examples:
+        texts = [text.strip() for text in example.references]
+        prompt = example.prompt if isinstance(example.prompt, str) else "\n".join(m["content"] for m in example.prompt)
+        equal += len(texts) - len(set(texts))
+        in_prompt += sum(text in prompt for text in texts)
+    return {"equal to another of their row": equal, "part of their prompt": in_prompt}

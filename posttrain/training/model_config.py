@@ -1,6 +1,6 @@
 """Which model is trained, and how it is held."""
 
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -17,12 +17,23 @@ class LoRAConfig(Config):
     target_modules: str | list[str] = "all-linear"
 
 
-class ModelConfig(Config):
+class ModelSource(Config):
     """A folder or hub id, or a tiny model made from a config: exactly one of ``path`` and ``tiny``."""
 
     path: str | None = None
-    revision: str | None = None
     tiny: TinyModelConfig | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.path is None) == (self.tiny is None):
+            raise ValueError("give exactly one of path (a folder or hub id) and tiny (a model made from a config)")
+        return self
+
+
+class ModelConfig(ModelSource):
+    """Where a model comes from, and how it is trained."""
+
+    revision: str | None = None
     dtype: Literal["float32", "bfloat16"] = Field(
         default="float32",
         description="of the weights; to train bfloat16 ones well takes DeepSpeed, which keeps float32 copies",
@@ -33,9 +44,3 @@ class ModelConfig(Config):
     gradient_checkpointing: bool = False
     logits_chunk_size: int = Field(default=256, ge=1, description="tokens whose logits exist at one time")
     lora: LoRAConfig | None = None
-
-    @model_validator(mode="after")
-    def _one_source(self) -> "ModelConfig":
-        if (self.path is None) == (self.tiny is None):
-            raise ValueError("give exactly one of path (a folder or hub id) and tiny (a model made from a config)")
-        return self

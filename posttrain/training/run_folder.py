@@ -27,11 +27,11 @@ def claim_run_folder(folder: Path, job_yaml: str, resume: bool) -> None:
         unfinished.write_text(job_yaml, encoding="utf-8")
         unfinished.rename(job_file)
         return
-    differences = list(_differences(parse_yaml(job_file.read_text(encoding="utf-8")), parse_yaml(job_yaml)))
-    if differences:
+    changes = list(differences(parse_yaml(job_file.read_text(encoding="utf-8")), parse_yaml(job_yaml)))
+    if changes:
         raise JobError(
-            f"run.folder: {folder} holds another job: {'; '.join(differences[:5])}"
-            f"{f'; and {len(differences) - 5} more' if len(differences) > 5 else ''}. Choose another folder "
+            f"run.folder: {folder} holds another job: {'; '.join(changes[:5])}"
+            f"{f'; and {len(changes) - 5} more' if len(changes) > 5 else ''}. Choose another folder "
             f"(run.folder=...), remove this one, or go on with its own job: posttrain train {job_file} --resume auto"
         )
     metrics = folder / "metrics.jsonl"
@@ -42,7 +42,7 @@ def claim_run_folder(folder: Path, job_yaml: str, resume: bool) -> None:
         )
 
 
-def _differences(there: Any, here: Any) -> Iterator[str]:
+def differences(there: Any, here: Any) -> Iterator[str]:
     """One phrase for each key with another value."""
     first, second = dict(_leaves(there)), dict(_leaves(here))
     for key in [*first, *(key for key in second if key not in first)]:

@@ -114,6 +114,7 @@ def rollout_records(
             "example_id": group.example.id,
             "prompt": _decode(tokenizer, group.rollouts[0].prompt_ids) if group.rollouts else "",
             "answer": group.example.answer,
+            "references": group.example.references,
             "rollouts": [
                 _rollout_record(rollout, trained.get(f"{rollout.request_id}/{rollout.index}"), texts)
                 for rollout in group.rollouts

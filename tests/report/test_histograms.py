@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from posttrain.report.histograms import SCORES_FILE, histogram, scores_section
+from posttrain.report.histograms import SCORES_FILE, histogram, score_figure, scores_section
 
 
 def test_every_value_is_counted_once_in_shared_bins() -> None:
@@ -24,3 +24,10 @@ def test_the_section_is_there_only_for_runs_with_scores(tmp_path: Path) -> None:
     assert section.count("<svg") == 2
     assert "5 pairs, confidence 0.80, right 0.60" in section
     assert "<b>:" not in section
+    assert "at the last evaluation" in section
+
+
+def test_a_figure_says_what_it_is_about() -> None:
+    figure = score_figure(histogram({"good": [0.0, 1.0]}), "of <all> completions")
+    assert "of &lt;all&gt; completions" in figure
+    assert "evaluation" not in figure

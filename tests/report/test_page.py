@@ -185,7 +185,7 @@ def test_the_script_draws_curves_and_samples(tmp_path: Path) -> None:
         *titles
     }
     assert document.count('class="curve"') >= 6 and document.count('class="area"') == 3
-    assert document.count("<article") == 8 and document.count('class="token"') == 8 * 12
+    assert document.count("<article") == 16 and document.count('class="token"') == 16 * 12
 
 
 @needs_browser

@@ -92,3 +92,12 @@ def test_the_start_leaves_the_process_as_it_was() -> None:
         torch.set_num_threads = lambda number: None
     assert draws() == expected
     assert torch.set_num_threads is set_num_threads
+
+
+@needs_vllm
+def test_more_prompts_than_one_step_takes(vllm_engine: Any, make_request: Callable[..., RolloutRequest]) -> None:
+    """A prompt that was cut in two would wind back its generator, which on a CPU ends vLLM."""
+    requests = [
+        make_request([70 + (row + i) % 60 for i in range(240)], seed=row, max_completion_tokens=2) for row in range(60)
+    ]
+    assert len(vllm_engine.generate(requests)) == 60

@@ -354,7 +354,7 @@ def test_candidates_of_another_generator(tmp_path: Path, tiny_model_folder: Path
         ([{"completion": "x"}], "line 1: neither id nor prompt"),
         ([{"id": "p1"}], "line 1: completion: Field required"),
         ([{"id": "p1", "completion": "x", "reward": "high"}], "line 1: reward: "),
-        ([], "has no candidates"),
+        ([], "is empty: it has no rows"),
     ],
 )
 def test_bad_candidates_are_named(
@@ -362,6 +362,13 @@ def test_bad_candidates_are_named(
 ) -> None:
     with pytest.raises(DataError, match=message):
         make(tmp_path, tiny_model_folder, candidates=write_candidates(tmp_path, *rows))
+
+
+def test_only_a_newline_ends_a_line_of_candidates(tmp_path: Path, tiny_model_folder: Path) -> None:
+    file = tmp_path / "candidates.jsonl"
+    file.write_text('\n{"id": "p1", "completion": "2\u2028two"}\n{"id": "p9", "completion": "x"}\n', encoding="utf-8")
+    with pytest.raises(DataError, match="line 3: id p9 is no training prompt"):
+        make(tmp_path, tiny_model_folder, candidates=str(file))
 
 
 @pytest.mark.parametrize(

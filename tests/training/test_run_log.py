@@ -119,13 +119,14 @@ def test_without_a_checkpoint_nothing_is_kept(tmp_path: Path) -> None:
 def test_records_hold_what_was_sampled_and_how_it_was_pushed(tmp_path: Path, tokenizer: Any) -> None:
     trained, untrained = make_rollout(tokenizer, "3 🙂"), make_rollout(tokenizer, "4", index=1)
     untrained.reward, untrained.error, untrained.error_message = None, "timeout", "took 10 s"
-    group = RolloutGroup(Example(id="sum-1", prompt="1 + 2 =", answer="3"), [trained, untrained])
+    group = RolloutGroup(Example(id="sum-1", prompt="1 + 2 =", answer="3", references=["three"]), [trained, untrained])
     records = rollout_records(3, [group], [make_sample(trained, 0.123456789)], tokenizer)
     with closing(RunLog(tmp_path)) as log:
         log.log_rollouts(3, records)
 
     record = read_rollouts(tmp_path, 3)[0]
     assert (record["step"], record["example_id"], record["prompt"], record["answer"]) == (3, "sum-1", "1 + 2 =", "3")
+    assert record["references"] == ["three"]
     first, second = record["rollouts"]
     assert "".join(first["tokens"]) == "3 🙂" + tokenizer.eos_token
     assert len(first["tokens"]) == len(trained.completion_ids)

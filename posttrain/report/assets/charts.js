@@ -1,7 +1,9 @@
-// Which metrics share a chart, and which charts a section. Metrics that are not named here get a chart of their own
-// in a section named by their prefix.
+// Which metrics share a chart, and which charts a section. Metrics that are not named here are in a section named by
+// their prefix; those of one prefix that measure one quantity share a chart.
 
 const COLOURS = [1, 2, 3, 4, 5, 6].map((number) => `var(--series-${number})`);
+const QUANTITIES = ["accuracy", "entropy", "fraction", "length", "loss", "ratio", "reward", "rollouts", "score"];
+const HOMES = { reward: "Learning", completion: "Completions", time: "Speed" }; // sections not named by their prefix
 const PHASES = ["generate", "score", "update", "sync", "other"];
 
 /** The sections of the page: [{title, charts: [spec], constants: [{title, value}]}]. */
@@ -49,7 +51,7 @@ function sectionsOf(data) {
       ],
     },
   ];
-  return [...sections, ...otherSections(data, left)].map(withConstantsApart).filter((section) => section.charts.length || section.constants.length);
+  return addOthers(sections, data, left).map(withConstantsApart).filter((section) => section.charts.length || section.constants.length);
 }
 
 function series(data, name, label, colour) {
@@ -76,7 +78,7 @@ function rewardChart(data, take, lines) {
 
 function partsChart(data, left, take) {
   const names = take(...[...left].filter((name) => name.startsWith("reward/part/")));
-  const parts = names.map((name, index) => series(data, name, name.slice("reward/part/".length), COLOURS[index % COLOURS.length]));
+  const parts = names.map((name, index) => series(data, name, name.slice("reward/part/".length).replaceAll("_", " "), COLOURS[index % COLOURS.length]));
   return { title: "Reward parts", about: "means of what the reward is made of", series: parts, tall: true };
 }
 
@@ -93,15 +95,33 @@ function timeChart(data, take) {
   return { title: "Time by phase", about: "seconds of a step", series: phases, stacked: true, wide: true };
 }
 
-function otherSections(data, left) {
-  const byPrefix = new Map();
+/** Add what is left to the section of its prefix, which may have to be made. */
+function addOthers(sections, data, left) {
+  const charts = new Map();
   for (const name of left) {
-    const [prefix, ...rest] = name.split("/");
-    const title = rest.length ? titleOf(rest.join("/")) : titleOf(prefix);
-    const chart = { title, about: "", series: [series(data, name, title, COLOURS[0])] };
-    byPrefix.set(prefix, [...(byPrefix.get(prefix) ?? []), chart]);
+    const prefix = name.split("/")[0], own = name.slice(prefix.length + 1) || prefix;
+    const key = `${prefix}/${quantityOf(own) ?? own}`;
+    charts.set(key, [...(charts.get(key) ?? []), { name, prefix, own }]);
   }
-  return [...byPrefix].map(([prefix, charts]) => ({ title: prefix === data.method ? data.method_title : titleOf(prefix), charts }));
+  const readable = (measured) => (measured.length > COLOURS.length ? measured.map((one) => [one]) : [measured]);
+  for (const measured of [...charts.values()].flatMap(readable)) {
+    const [{ prefix, own }] = measured;
+    const quantity = measured.length > 1 ? quantityOf(own).replace("*", "") : null;
+    const label = (one) => one.own.replace(quantity, "").replaceAll("_", " ");
+    const lines = measured.map((one, index) => series(data, one.name, quantity ? label(one) : titleOf(own), COLOURS[index % COLOURS.length]));
+    const home = HOMES[prefix] ?? (prefix === data.method ? data.method_title : titleOf(prefix));
+    const section = sections.find((some) => some.title === home) ?? sections[sections.push({ title: home, charts: [] }) - 1];
+    section.charts.push({ title: quantity ? titleOf(quantity.replace("_", "")) : titleOf(own), about: "", series: lines });
+  }
+  return sections;
+}
+
+/** "*_reward" of "own_reward" and "entropy_*" of "entropy_kept"; null of a name that is or tells no quantity. */
+function quantityOf(name) {
+  const words = name.split("_");
+  if (words.length < 2) return null;
+  if (QUANTITIES.includes(words.at(-1))) return `*_${words.at(-1)}`;
+  return QUANTITIES.includes(words[0]) ? `${words[0]}_*` : null;
 }
 
 /** A metric that never changes is a number, not a curve. */

@@ -57,7 +57,7 @@ function sectionElement({ title, charts: specs, constants }) {
   const words = constants.flatMap(({ title: name, value }, index) => [index ? " · " : "", `${name} `, make("b", {}, formatNumber(value))]);
   return make(
     "section",
-    { "aria-label": title, id: title.toLowerCase() },
+    { "aria-label": title, id: `metrics-${title}` },
     make("h2", {}, title),
     make("div", { class: columns }, own.map((chart) => chart.figure)),
     words.length ? make("p", { class: "constant" }, "The same in all steps: ", words) : null,

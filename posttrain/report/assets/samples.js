@@ -1,7 +1,15 @@
-// The sample browser: step, group, and the group's rollouts with every token coloured by its weight or its origin.
+// The sample browser: step, groups, and their rollouts by rank, those the policy was pushed towards beside the others.
+// Every token is coloured by its weight, its origin, or the longest n-gram around it that the closest reference has.
 
 const ORIGINS = ["prompt", "policy", "expert", "environment", "revision"];
 const ORIGIN_COLOURS = [null, null, "--expert", "--environment", "--revision"];
+const PROMPTS_SHOWN = 4; // at once, fewer where their completions have more tokens than
+const TOKENS_SHOWN = 2500;
+const MODES = {
+  weight: "how hard the token was pushed",
+  origin: "who wrote the token",
+  overlap: "n-grams that the closest reference has too",
+};
 
 class SampleBrowser {
   constructor(steps, host) {
@@ -23,15 +31,17 @@ class SampleBrowser {
     this.slider = make("input", { type: "range", min: 0, max: this.steps.length - 1, value: this.place, "aria-label": "Step of the samples" });
     this.slider.addEventListener("input", () => this.showStep(Number(this.slider.value)));
     this.label = make("output");
-    const modes = ["weight", "origin"].map((mode) => {
-      const button = make("button", { type: "button", class: "quiet", "aria-pressed": String(mode === this.mode) }, `by ${mode}`);
+    const modes = ["weight", "origin", "overlap"].map((mode) => {
+      const button = make("button", { type: "button", class: "quiet", "aria-pressed": String(mode === this.mode), title: MODES[mode] }, `by ${mode}`);
       button.addEventListener("click", () => {
         this.mode = mode;
         for (const other of modes) other.setAttribute("aria-pressed", String(other === button));
         this.paint();
+        this.clamp();
       });
       return button;
     });
+    this.byOverlap = modes[2];
     return make("div", { class: "samples-bar" }, make("div", { class: "stepper" }, this.label, this.slider), make("div", { class: "choice", role: "group", "aria-label": "Colour of the tokens" }, modes));
   }
 
@@ -44,9 +54,9 @@ class SampleBrowser {
     const shown = step.groups.length, all = step.groups_in_step;
     const heading = shown === all ? `${all} ${all === 1 ? "group" : "groups"}` : `${shown} of ${all} groups`;
     this.items = step.groups.map((group, index) => this.item(group, index));
-    const legend = "A square is a rollout, filled by its reward; underlined if it moved the policy.";
+    const legend = "A square is a rollout, best first, filled by its reward; underlined if it moved the policy.";
     this.list.replaceChildren(make("p", {}, heading), ...this.items, make("div", { class: "legend" }, legend));
-    this.showGroup(Math.max(0, this.group));
+    this.showGroups(Math.max(0, this.group));
   }
 
   item(group, index) {
@@ -62,7 +72,7 @@ class SampleBrowser {
       make("div", { class: "name" }, make("span", {}, group.example_id), make("b", {}, mean === null ? MISSING : minus(mean.toFixed(2)))),
       make("div", { class: "cells" }, cells),
     );
-    button.addEventListener("click", () => this.showGroup(index));
+    button.addEventListener("click", () => this.showGroups(index));
     return button;
   }
 
@@ -77,57 +87,84 @@ class SampleBrowser {
     return `color-mix(in srgb, var(--accent) ${Math.round(share * 100)}%, transparent)`;
   }
 
-  async showGroup(index) {
+  /** The group at `index` and those after it. */
+  async showGroups(index) {
     this.group = index;
-    this.items.forEach((item, number) => item.setAttribute("aria-current", String(number === index)));
-    const group = this.steps[this.place].groups[index];
-    if (!group) {
+    const groups = this.steps[this.place].groups.slice(index, index + PROMPTS_SHOWN);
+    if (!groups.length) {
       this.detail.replaceChildren(make("p", { class: "empty" }, "The samples of this step were too large for this page; they are in the run folder."));
       return;
     }
-    const record = await unpack(group.data);
-    if (group !== this.steps[this.place].groups[this.group]) return;
-    this.record = record;
+    const records = await Promise.all(groups.map((group) => unpack(group.data)));
+    if (groups[0] !== this.steps[this.place].groups[this.group]) return;
+    const tokens = (record) => record.rollouts.reduce((sum, rollout) => sum + rollout.tokens.length, 0);
+    let room = TOKENS_SHOWN;
+    this.records = records.filter((record, number) => (room -= tokens(record)) >= 0 || number === 0);
+    this.items.forEach((item, number) => item.setAttribute("aria-current", String(number >= index && number < index + this.records.length)));
+    this.byOverlap.hidden = !this.records.some((record) => record.references.length);
     this.key = make("div", { class: "key" });
-    this.rollouts = record.rollouts.map((rollout, number) => this.rollout(rollout, number));
-    this.detail.replaceChildren(this.prompt(record), this.key, ...this.rollouts);
+    this.detail.replaceChildren(this.key, ...this.records.flatMap((record, number) => this.groupElements(record, number, groups[number].example_id)));
     this.paint();
-    for (const card of this.rollouts) {
-      const long = card.querySelector(".text").scrollHeight > 300;
+    this.clamp();
+    if (this.byOverlap.hidden && this.mode === "overlap") this.byOverlap.parentNode.firstChild.click();
+  }
+
+  groupElements(record, number, name) {
+    const cards = record.rollouts.map((rollout, rank) => this.rollout(record, rollout, `${number}.${rank}`, rank));
+    const up = cards.filter((_, rank) => record.rollouts[rank].push > 0);
+    const others = record.rollouts.filter((rollout) => rollout.push <= 0);
+    const down = others.filter((rollout) => rollout.push < 0).length;
+    const title = down === others.length ? "Pushed down" : down ? "Pushed down or not trained" : "Not trained";
+    const sides = [["Pushed up", up], [title, cards.filter((card) => !up.includes(card))]].filter(([, side]) => side.length);
+    return [
+      this.prompt(record, name),
+      make("div", { class: "sides" }, sides.map(([heading, side]) => make("div", { class: "side" }, make("h4", {}, `${heading} `, make("span", {}, `${side.length} of ${cards.length}`)), side))),
+    ];
+  }
+
+  /** Cut cards that are long as they are laid out now. */
+  clamp() {
+    for (const card of this.detail.querySelectorAll(".rollout")) {
+      card.classList.remove("clamped");
+      const long = Math.max(...[...card.querySelectorAll(".text")].map((text) => text.scrollHeight)) > 300;
       card.classList.toggle("long", long);
       card.classList.toggle("clamped", long);
+      card.querySelector(".more").textContent = "Show all";
     }
   }
 
-  prompt(record) {
+  prompt(record, name) {
     const answer = Array.isArray(record.answer) ? record.answer.join(" or ") : record.answer;
     return make(
       "div",
       { class: "prompt" },
-      make("h3", {}, "Prompt"),
+      make("h3", {}, "Prompt ", make("span", {}, name)),
       make("div", { class: "text" }, record.prompt),
       answer === null ? null : make("p", { class: "answer" }, make("span", {}, "Answer "), answer),
     );
   }
 
-  rollout(rollout, number) {
-    const parts = Object.entries(rollout.reward_parts).map(([name, value]) => make("span", {}, `${name} ${formatNumber(value)}`));
+  rollout(record, rollout, place, rank) {
+    const parts = partsOf(rollout.reward_parts);
+    const written = (origin) => (Array.isArray(rollout.origin) ? rollout.origin.filter((one) => one === origin).length : 0);
+    const others = ORIGINS.map((name, origin) => (origin > 1 && written(origin) ? `, ${written(origin)} ${name}` : ""));
     const more = make("button", { type: "button", class: "quiet more" }, "Show all");
+    const fate = rollout.pushed ? rollout.objective ?? "trained" : rollout.kept ? "weight 0" : "not trained";
     const card = make(
       "article",
       { class: rollout.pushed ? "rollout" : "rollout still" },
       make(
         "header",
         {},
-        make("h3", {}, `Rollout ${number + 1}`),
+        make("h3", {}, `#${rank + 1}`),
         make("span", {}, "reward ", make("b", {}, formatNumber(rollout.reward))),
-        parts.length > 1 ? parts : null,
-        make("span", {}, `${rollout.length.toLocaleString("en")} tokens`),
+        make("span", {}, `${rollout.length.toLocaleString("en")} tokens${others.join("")}`),
         rollout.finish_reason === "stop" ? make("span", {}, "finished") : make("span", { class: "tag bad" }, rollout.finish_reason === "length" ? "truncated" : rollout.finish_reason),
-        make("span", { class: "tag" }, rollout.pushed ? rollout.objective ?? "trained" : rollout.kept ? "weight 0" : "not trained"),
+        make("span", { class: rollout.push > 0 ? "tag up" : rollout.push < 0 ? "tag down" : "tag" }, fate),
       ),
+      parts.length > 1 ? make("p", { class: "parts" }, parts.map(([name, value]) => make("span", {}, `${name} `, make("b", {}, value)))) : null,
       rollout.error ? make("p", { class: "error" }, `No reward: ${rollout.error}${rollout.error_message ? `. ${rollout.error_message}` : ""}`) : null,
-      this.completion(rollout, number),
+      make("div", { class: "texts" }, this.completion(rollout, place), this.reference(record, rollout)),
       more,
     );
     more.addEventListener("click", () => {
@@ -136,30 +173,45 @@ class SampleBrowser {
     return card;
   }
 
-  completion(rollout, number) {
+  /** The closest reference with what the completion shares of it; null where the group has none. */
+  reference(record, rollout) {
+    if (rollout.reference === undefined) return null;
+    const characters = [...record.references[rollout.reference]], nodes = [];
+    let end = 0;
+    for (const [from, to, order] of [...rollout.reference_spans, [characters.length, characters.length, 0]]) {
+      nodes.push(characters.slice(end, from).join(""), make("span", { style: `background:${overlapColour(order)}` }, characters.slice(from, to).join("")));
+      end = to;
+    }
+    const which = record.references.length > 1 ? `Reference ${rollout.reference + 1} of ${record.references.length}` : "Reference";
+    return make("div", { class: "reference" }, make("h4", {}, which), make("div", { class: "text" }, nodes));
+  }
+
+  completion(rollout, place) {
     const cut = rollout.tokens.length - Math.min(400, rollout.tokens.length);
     const nodes = rollout.tokens.flatMap((text, index) => {
-      const token = make("span", { class: "token", "data-rollout": number, "data-token": index }, visible(text));
+      const token = make("span", { class: "token", "data-rollout": place, "data-token": index }, visible(text));
       if (!rollout.left_out || index !== cut) return [token];
       return [make("span", { class: "left-out" }, `\n… ${rollout.left_out.toLocaleString("en")} tokens left out …\n`), token];
     });
-    return make("div", { class: "text" }, nodes);
+    return make("div", {}, make("h4", {}, "Completion"), make("div", { class: "text" }, nodes));
   }
 
   paint() {
-    const weights = this.record.rollouts.flatMap((rollout) => [rollout.weights].flat());
-    const largest = Math.max(0, ...weights.map((weight) => Math.abs(weight ?? 0)));
+    const rollouts = this.records.flatMap((record) => record.rollouts);
+    const largest = rollouts.flatMap((rollout) => rollout.weights).reduce((most, weight) => Math.max(most, Math.abs(weight ?? 0)), 0);
+    this.detail.dataset.mode = this.mode;
     for (const token of this.detail.querySelectorAll(".token")) {
-      const { weight, origin } = this.facts(token);
-      token.style.background = this.mode === "weight" ? weightColour(weight, largest) : originColour(origin);
+      const { weight, origin, overlap } = this.facts(token);
+      token.style.background = { weight: () => weightColour(weight, largest), origin: () => originColour(origin), overlap: () => overlapColour(overlap) }[this.mode]();
     }
-    this.key.replaceChildren(...(this.mode === "weight" ? weightKey(largest) : originKey(this.record.rollouts)));
+    this.key.replaceChildren(...{ weight: () => weightKey(largest), origin: () => originKey(rollouts), overlap: overlapKey }[this.mode]());
   }
 
   facts(token) {
-    const rollout = this.record.rollouts[Number(token.dataset.rollout)];
+    const [group, rank] = token.dataset.rollout.split(".").map(Number);
+    const rollout = this.records[group].rollouts[rank];
     const at = (values) => (Array.isArray(values) ? values[Number(token.dataset.token)] : values) ?? null;
-    return { text: at(rollout.tokens), weight: at(rollout.weights), logprob: at(rollout.logprobs), origin: at(rollout.origin) };
+    return { text: at(rollout.tokens), weight: at(rollout.weights), logprob: at(rollout.logprobs), origin: at(rollout.origin), overlap: at(rollout.overlap) };
   }
 
   listen() {
@@ -181,12 +233,13 @@ class SampleBrowser {
   }
 
   describe(token) {
-    const { text, weight, logprob, origin } = this.facts(token);
+    const { text, weight, logprob, origin, overlap } = this.facts(token);
     const sampled = origin === 1;
     const rows = [
       weight === null ? "not trained" : `weight ${minus(String(weight))}`,
       sampled && logprob !== null ? `log p ${minus(String(logprob))} (${formatNumber(100 * Math.exp(logprob))} %)` : null,
       ORIGINS[origin],
+      overlap ? `in ${ORDERS[overlap]} of the reference` : null,
     ];
     this.tip.replaceChildren(make("code", {}, JSON.stringify(text)), make("span", {}, rows.filter(Boolean).join(" · ")));
     this.tip.classList.add("shown");
@@ -228,6 +281,27 @@ function originKey(rollouts) {
   return ORIGINS.map((name, origin) => [name, origin])
     .filter(([, origin]) => present.has(origin))
     .map(([name, origin]) => make("span", {}, make("i", { style: `background:${originColour(origin) || "transparent"};border:1px solid var(--line)` }), name));
+}
+
+const ORDERS = [null, "one word", "two words", "three words", "four words or more"];
+
+function overlapColour(order) {
+  return order ? `rgba(var(--shared), ${[0, 0.16, 0.3, 0.46, 0.64][order]})` : "";
+}
+
+function overlapKey() {
+  const orders = ORDERS.slice(1).map((words, index) => make("span", {}, make("i", { style: `background:${overlapColour(index + 1)}` }), words));
+  return [make("span", {}, "in a row, shared with the closest reference:"), ...orders];
+}
+
+/** Names and values; what is numbered is one row: precision_1, precision_2 become "precision" and "0.9 / 0.5". */
+function partsOf(parts) {
+  const rows = new Map();
+  for (const [name, value] of Object.entries(parts)) {
+    const stem = name.replace(/_\d+$/, "").replaceAll("_", " ");
+    rows.set(stem, [...(rows.get(stem) ?? []), formatNumber(value)]);
+  }
+  return [...rows].map(([stem, values]) => [stem, values.join(" / ")]);
 }
 
 /** JSON, deflated, in base64. */

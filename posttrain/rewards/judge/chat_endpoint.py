@@ -14,7 +14,7 @@ from pydantic import Field, field_validator
 from posttrain.config import Config
 from posttrain.errors import JobError
 from posttrain.rewards.judge.judgement import Conversation, Reply, question_seed
-from posttrain.rewards.remote.http_client import Address, LoopThread, bearer, jitter, retry_after
+from posttrain.rewards.remote.http_client import Address, LoopThread, Pace, bearer, jitter, retry_after
 from posttrain.types import Sampling
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ class EndpointConfig(Config):
     model: str = Field(description="the name that the server knows it by")
     api_key_variable: str | None = Field(default=None, description="environment variable that holds the key")
     concurrency: int = Field(default=32, ge=1, description="questions that are outstanding at the server")
+    requests_per_minute: float | None = Field(default=None, gt=0, description="at most; later attempts count")
     attempts: int = Field(default=5, ge=1, description="after connection errors, status 408, 429 and 5xx")
     backoff_s: float = Field(default=0.5, gt=0, description="longest wait before the second attempt; then doubled")
     deadline_s: float = Field(default=120.0, gt=0, description="seconds for one question, all its attempts included")
@@ -94,13 +95,14 @@ class ChatEndpoint:
 
     async def _reply(self, running: "_Running", payload: dict[str, Any]) -> Reply:
         async with running.slots:
+            await running.pace.turn()
             try:
                 async with asyncio.timeout(self.config.deadline_s):
-                    return await self._attempts(running.client, payload)
+                    return await self._attempts(running, payload)
             except TimeoutError:
                 return Reply(error="timeout", message=f"no reply within {self.config.deadline_s:g} s")
 
-    async def _attempts(self, client: "httpx.AsyncClient", payload: dict[str, Any]) -> Reply:
+    async def _attempts(self, running: "_Running", payload: dict[str, Any]) -> Reply:
         import httpx
 
         ends = time.monotonic() + self.config.deadline_s
@@ -108,7 +110,7 @@ class ChatEndpoint:
         for attempt in range(self.config.attempts):
             wait = jitter.uniform(0, min(MAX_BACKOFF_S, self.config.backoff_s * 2**attempt))
             try:
-                response = await client.post("chat/completions", json=payload)
+                response = await running.client.post("chat/completions", json=payload)
             except httpx.RequestError as error:
                 failure = f"{type(error).__name__}: {error}"
             else:
@@ -122,6 +124,7 @@ class ChatEndpoint:
             if attempt + 1 == self.config.attempts or time.monotonic() + wait > ends:
                 break
             await asyncio.sleep(wait)
+            await running.pace.turn()
         return Reply(error="unavailable", message=f"{failure} (attempt {attempt + 1} of {self.config.attempts})")
 
     def _without_key(self, text: str) -> str:
@@ -139,7 +142,9 @@ class ChatEndpoint:
                     limits=httpx.Limits(max_connections=self.config.concurrency),
                 )
                 slots = asyncio.Semaphore(self.config.concurrency)
-                self._running = _Running(LoopThread("chat-endpoint"), client, slots)
+                self._running = _Running(
+                    LoopThread("chat-endpoint"), client, slots, Pace(self.config.requests_per_minute)
+                )
             return self._running
 
 
@@ -150,6 +155,7 @@ class _Running:
     loop: LoopThread
     client: "httpx.AsyncClient"
     slots: asyncio.Semaphore
+    pace: Pace
 
 
 def _may_pass(status: int) -> bool:

@@ -36,14 +36,18 @@ class PolicyJudgeConfig(Config):
         return PolicyJudge()
 
 
+def model_files(model: str) -> list[tuple[str, int, int]]:
+    """What tells the models that were in one folder apart: names, sizes and dates; nothing of a hub id."""
+    files = ((file.name, file.stat()) for file in sorted(Path(model).glob("*")))
+    return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in files]
+
+
 class EngineJudge:
-    """A ``Judge``; the model is loaded with the first question. A folder's weights are told apart by size and date."""
+    """A ``Judge``; the model is loaded with the first question."""
 
     def __init__(self, config: EngineJudgeConfig) -> None:
         self.config = config
-        files = ((file.name, file.stat()) for file in sorted(Path(config.model).glob("*")))
-        weights = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in files]
-        self.identity: Mapping[str, Any] | None = {**config.model_dump(mode="json"), "files": weights}
+        self.identity: Mapping[str, Any] | None = {**config.model_dump(mode="json"), "files": model_files(config.model)}
         self._lock = threading.Lock()
         self._engine: RolloutEngine | None = None
 

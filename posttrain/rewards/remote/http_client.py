@@ -41,6 +41,21 @@ def retry_after(header: str | None) -> float:
     return max(0.0, seconds)
 
 
+class Pace:
+    """Spreads requests evenly, ``per_minute`` of them; None: they need not wait. For one event loop."""
+
+    def __init__(self, per_minute: float | None) -> None:
+        self._seconds = 60 / per_minute if per_minute else 0.0
+        self._next = 0.0
+
+    async def turn(self) -> None:
+        """Wait for the time of the next request."""
+        now = time.monotonic()
+        starts = max(now, self._next)
+        self._next = starts + self._seconds
+        await asyncio.sleep(starts - now)
+
+
 class LoopThread:
     """An event loop on a thread of its own. A daemon: a program that forgets ``close`` can still end."""
 

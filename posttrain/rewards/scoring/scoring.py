@@ -1,10 +1,8 @@
 """Scoring a file of completions: in bounded memory, and going on behind what an earlier, killed run has written."""
 
-import fcntl
 import gzip
 import json
 import math
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
@@ -14,19 +12,18 @@ from typing import Any, BinaryIO
 
 from pydantic import ValidationError
 
-from posttrain.errors import DataError, JobError
+from posttrain.data.rows import json_line
+from posttrain.errors import DataError
 from posttrain.rewards.checked import score_checked
 from posttrain.rewards.on_error import BaseRewardConfig
 from posttrain.rewards.reward import Reward, RewardInput, RewardOutput
 from posttrain.rewards.score_item import ScoreItem
 from posttrain.rewards.scoring.reward_file import reward_digest
-from posttrain.training.run_log import replace_file
+from posttrain.training.append_file import OTHERWISE, opened_to_append
 
 BATCH_ROWS = 256
 # At least a batch, so that two parts of a larger group are never scored in one call.
 LARGEST_GROUP = 1024
-BLOCK_BYTES = 1 << 16
-_OTHERWISE = "Name another output, or delete this one to score from the start."
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +82,7 @@ def score_file(
     with (
         _opened_input(input_path) as source,
         closing(config.build()) as reward,
-        _opened_output(output_path, reward_digest(config)) as output,
+        opened_to_append(output_path, {"reward_digest": reward_digest(config)}, by="another reward") as output,
         output_path.open("rb") as earlier,
     ):
         # A generator stays exhausted when the file grows, which it does only after the last earlier row was read.
@@ -141,21 +138,17 @@ def groups(rows: Iterable[ScoreRow]) -> Iterator[list[ScoreRow]]:
 
 
 def _score_row(line: bytes, number: int, path: Path) -> ScoreRow:
-    where = f"{path}, line {number}"
-    try:
-        values = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        return ScoreRow(number, number, problem=f"{where} is not JSON: {error}")
-    if not isinstance(values, dict):
-        return ScoreRow(number, number, problem=f"{where} is a JSON {type(values).__name__}, not an object")
-    given = values.get("id")
+    row = json_line(line, number)
+    if row.problem is not None:
+        return ScoreRow(number, number, problem=f"{path}, {row.place} {row.problem}")
+    given = row.values.get("id")
     own_id = given if isinstance(given, str | int) and not isinstance(given, bool) else number
     try:
-        return ScoreRow(number, own_id, ScoreItem.model_validate(values))
+        return ScoreRow(number, own_id, ScoreItem.model_validate(row.values))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         column = ".".join(map(str, first["loc"]))
-        return ScoreRow(number, own_id, problem=f"{where}: {column}: {first['msg']}")
+        return ScoreRow(number, own_id, problem=f"{path}, {row.place}: {column}: {first['msg']}")
 
 
 def _append(reward: Reward, pending: list[tuple[list[ScoreRow], int]], output: BinaryIO) -> list[str | None]:
@@ -206,46 +199,8 @@ def _opened_input(path: Path) -> BinaryIO:
         raise DataError(f"cannot read {path}: {error.strerror}") from error
 
 
-def _opened_output(path: Path, digest: str) -> BinaryIO:
-    """The output, to be written behind its last whole row. Beside it lies by which reward its rows were scored."""
-    about = path.with_name(f"{path.name}.meta.json")
-    try:
-        output = path.open("a+b")
-    except OSError as error:
-        raise DataError(f"cannot write {path}: {error.strerror}") from error
-    try:
-        fcntl.flock(output, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        _drop_torn_line(output)
-        if output.seek(0, os.SEEK_END) == 0:
-            replace_file(about, json.dumps({"reward_digest": digest}).encode())
-        elif not about.is_file():
-            raise _foreign(path, f"holds rows, but {about.name} is not beside it to say which reward gave their scores")
-        elif json.loads(about.read_bytes())["reward_digest"] != digest:
-            raise JobError(f"the rows of {path} were scored by another reward. {_OTHERWISE}")
-    except BaseException as error:
-        output.close()
-        if isinstance(error, BlockingIOError):
-            raise JobError(f"{path} is being written by another process") from None
-        raise
-    return output
-
-
 def _foreign(path: Path, problem: str) -> DataError:
-    return DataError(f"{path} {problem}. {_OTHERWISE}")
-
-
-def _drop_torn_line(output: BinaryIO) -> None:
-    """Cut off what follows the last newline."""
-    end = output.seek(0, os.SEEK_END)
-    while end > 0:
-        start = max(0, end - BLOCK_BYTES)
-        output.seek(start)
-        newline = output.read(end - start).rfind(b"\n")
-        if newline >= 0:
-            end = start + newline + 1
-            break
-        end = start
-    output.truncate(end)
+    return DataError(f"{path} {problem}. {OTHERWISE}")
 
 
 def _kept_error(line: bytes, number: int, row: ScoreRow, path: Path) -> str | None:

@@ -8,24 +8,24 @@ from posttrain.rewards.references.bleu_tokenizer import TokenizerName, load_toke
 from posttrain.rewards.references.matched_spans import _token_spans, closest_reference, matched_spans
 
 
-def matched_texts(completion: str, reference: str, order: int) -> list[str]:
-    return [completion[start:end] for start, end in matched_spans(completion, reference, order)]
+def matched_texts(completion: str, reference: str) -> list[tuple[str, int]]:
+    return [(completion[start:end], order) for start, end, order in matched_spans(completion, reference)]
 
 
-def test_spans_cover_the_shared_ngrams() -> None:
+def test_spans_are_told_by_the_longest_shared_ngram() -> None:
     completion, reference = "The cat sat, on the  mat.", "A cat sat on the mat."
-    assert matched_texts(completion, reference, 1) == ["cat", "sat", "on", "the", "mat."]
-    assert matched_texts(completion, reference, 2) == ["cat sat", "on the  mat."]
-    assert matched_texts(completion, reference, 3) == ["on the  mat."]
-    assert matched_texts(completion, reference, 4) == ["on the  mat."]
-    assert matched_texts(completion, "the CAT", 2) == []
-    assert matched_spans("", reference, 1) == matched_spans(completion, "", 1) == []
+    assert matched_texts(completion, reference) == [("cat sat", 2), ("on the  mat.", 4)]
+    assert matched_texts(reference, completion) == [("cat sat", 2), ("on the mat.", 4)]
+    assert matched_texts("a b c d e f g", "x a b c d e y b c f") == [("a b c d e", 4), ("f", 1)]
+    assert matched_texts("b c b", "a b c") == [("b c", 2), ("b", 1)]
+    assert matched_texts(completion, "the CAT") == [("the", 1)]
+    assert matched_spans("", reference) == matched_spans(completion, "") == []
 
 
 def test_spans_count_characters_as_they_are_written() -> None:
-    assert matched_texts("x &amp; &quot;y&quot; z", '& "y"', 2) == ["&amp; &quot;y&quot;"]
-    assert matched_texts("a well-\nknown fact", "wellknown fact", 2) == ["well-\nknown fact"]
-    assert matched_texts("costs $3.50", "$ 3.50", 2) == ["$3.50"]
+    assert matched_texts("x &amp; &quot;y&quot; z", '& "y"') == [("&amp; &quot;y&quot;", 4)]
+    assert matched_texts("a well-\nknown fact", "wellknown fact") == [("well-\nknown fact", 2)]
+    assert matched_texts("costs $3.50", "$ 3.50") == [("$3.50", 2)]
 
 
 PIECES = [
@@ -68,3 +68,8 @@ def test_every_token_is_found_in_order(text: str, tokenize: TokenizerName) -> No
 @pytest.mark.parametrize(("completion", "closest"), [("the cat sat", 1), ("dogs bark loudly", 2), ("nothing of it", 0)])
 def test_closest_reference(completion: str, closest: int) -> None:
     assert closest_reference(completion, ["one two three", "the cat sat down", "dogs bark"]) == closest
+
+
+def test_a_reference_without_words_is_the_last_choice() -> None:
+    assert closest_reference("a b", [" ", "c"]) == 1
+    assert closest_reference("a b", [""]) == 0

@@ -173,6 +173,7 @@ def test_kill_9_loses_no_row_and_scores_none_again_that_was_written(tmp_path: Pa
     while not output.exists() or output.read_bytes().count(b"\n") < 100:
         assert process.poll() is None, process.communicate()
         time.sleep(0.005)
+    process.send_signal(signal.SIGSTOP)  # on a busy machine it would be done before the second has started
     second = start(tmp_path)
     assert second.wait() == 2
     assert "being written by another process" in second.communicate()[1]
