@@ -71,12 +71,12 @@ def choose_pairs(tree: Tree, alpha: float, beta: float, most: int) -> list[Pair]
         good_of.setdefault(leaves[bad], []).append(leaves[good])
     queues = [(bad, rng.sample(good, len(good))) for bad, good in good_of.items()]
     rng.shuffle(queues)
-    pairs: list[Pair] = []
-    while queues and len(pairs) < most:
-        bad, good = queues.pop(0)
-        pairs.append(Pair(parting_node(tree, good[0], bad), good[0], bad))
-        queues += [(bad, good[1:])] if good[1:] else []
-    return pairs
+    chosen: list[tuple[int, int]] = []
+    while queues and len(chosen) < most:
+        bad_leaf, good_leaves = queues.pop(0)
+        chosen.append((good_leaves[0], bad_leaf))
+        queues += [(bad_leaf, good_leaves[1:])] if good_leaves[1:] else []
+    return [Pair(parting_node(tree, good_leaf, bad_leaf), good_leaf, bad_leaf) for good_leaf, bad_leaf in chosen]
 
 
 def parting_node(tree: Tree, one: int, other: int) -> int:
