@@ -22,6 +22,7 @@ from posttrain.config_file import ConfigFile, dump_yaml, read_config_file
 from posttrain.rewards.config import RewardConfig
 from posttrain.rollout.config import EngineConfig, TransformersEngineConfig
 from posttrain.tasks.config import TaskConfig
+from posttrain.trainers.agent_r_config import AgentRConfig
 from posttrain.trainers.bleuberi_config import BLEUBERIConfig
 from posttrain.trainers.grpo_config import GRPOConfig
 from posttrain.trainers.oreal_config import OREALConfig
@@ -36,6 +37,7 @@ TrainerConfigT = TypeVar("TrainerConfigT", bound=Config)
 
 # method -> the class of `trainer:`, and the trainer itself, which is imported only when it is built
 METHODS: dict[str, tuple[type[Config], str]] = {
+    "agent_r": (AgentRConfig, "posttrain.trainers.agent_r:AgentRTrainer"),
     "bleuberi": (BLEUBERIConfig, "posttrain.trainers.bleuberi:BLEUBERITrainer"),
     "oreal": (OREALConfig, "posttrain.trainers.oreal:OREALTrainer"),
     "prefix_rft": (PrefixRFTConfig, "posttrain.trainers.prefix_rft:PrefixRFTTrainer"),

@@ -2,6 +2,16 @@
 
 from posttrain.agents.crafting import CraftingConfig
 from posttrain.agents.vault import VaultConfig
-from posttrain.config import component_union
+from posttrain.config import CustomConfig, component_union
 
-AnyEnvironmentConfig = component_union(VaultConfig, CraftingConfig)
+
+class CustomEnvironmentConfig(CustomConfig):
+    """A user's own ``Environment``, which itself has the ``task_ids(split)`` of ``EnvironmentConfig``."""
+
+    def task_ids(self, split: str) -> list[str]:
+        """The tasks of ``split``, train or eval."""
+        ids: list[str] = self.build().task_ids(split)
+        return ids
+
+
+AnyEnvironmentConfig = component_union(VaultConfig, CraftingConfig, custom=CustomEnvironmentConfig)

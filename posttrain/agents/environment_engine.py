@@ -5,8 +5,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from posttrain.agents.alternation import alternate
+from posttrain.agents.environment import StepResult
 from posttrain.agents.environment_pool import EnvironmentPool, Position
-from posttrain.agents.episodes import Episode, Turn
+from posttrain.agents.episodes import Episode
 from posttrain.data.chat import PromptEncoder
 from posttrain.rollout.engine import RolloutEngine
 from posttrain.rollout.pending import in_request_order
@@ -24,7 +25,8 @@ class EnvironmentEngine:
 
     Args:
         engine: samples the turns.
-        pool: says where they lead. ``Example.metadata`` names the task and the seed.
+        pool: says where they lead. ``Example.metadata`` names the task and the seed, and the turns that the prompt
+            already holds, if there are any.
         max_turn_tokens: budget of one turn; ``sampling.max_completion_tokens`` is that of the episode.
     """
 
@@ -54,7 +56,8 @@ class EnvironmentEngine:
             if request.example.task != "environment":
                 turns.append(request)
                 continue
-            start = Position(request.example.metadata["task_id"], request.example.metadata["seed"])
+            data = request.example.metadata
+            start = Position(data["task_id"], data["seed"], tuple(data.get("turns", ())))
             turns += self._next_turns([Episode(request, index, start) for index in range(request.n)])
         self.engine.submit(turns)
 
@@ -92,23 +95,21 @@ class EnvironmentEngine:
         self.engine.close()
         self.pool.close()
 
-    def _step(self, rollout: Rollout) -> Rollout | Episode:
-        """On a thread: take the turn, and let the environment answer. A rollout that is no turn is passed on."""
-        episode = self._playing.pop(rollout.request_id, None)
-        if episode is None:
-            return rollout
-        turn = Turn.of(rollout)
-        episode.take(turn, rollout.policy_version)
-        episode.answer(self.pool.at([episode.position])[0], turn, self.encoder)
-        if episode.result.failed:
-            logger.warning("an episode of %s has no score: %s", episode.position.task_id, episode.result.failed)
-        return episode
+    def _step(self, rollout: Rollout) -> tuple[Rollout, StepResult | None]:
+        """On a thread: let the environment answer a turn. A rollout that is no turn is passed on."""
+        episode = self._playing.get(rollout.request_id)
+        return rollout, self.pool.at([episode.position.after(rollout.text)])[0] if episode is not None else None
 
-    def _accept(self, answer: Rollout | Episode) -> list[RolloutRequest]:
-        if isinstance(answer, Episode):
-            return self._next_turns([answer])
-        self._over.append(answer)
-        return []
+    def _accept(self, answer: tuple[Rollout, StepResult | None]) -> list[RolloutRequest]:
+        rollout, result = answer
+        if result is None:
+            self._over.append(rollout)
+            return []
+        episode = self._playing.pop(rollout.request_id)
+        episode.take(rollout, result, self.encoder)
+        if result.failed:
+            logger.warning("an episode of %s has no score: %s", episode.position.task_id, result.failed)
+        return self._next_turns([episode])
 
     def _next_turns(self, episodes: Sequence[Episode]) -> list[RolloutRequest]:
         """The next turns of ``episodes``; those that have none are over."""

@@ -25,7 +25,7 @@ class Turn:
 
 @dataclass(slots=True)
 class Episode:
-    """Rollout ``index`` of ``request``, turn by turn. Nothing sampled is tokenized again."""
+    """Rollout ``index`` of ``request``, turn by turn, from ``position`` on. Nothing sampled is tokenized again."""
 
     request: RolloutRequest
     index: int
@@ -45,30 +45,30 @@ class Episode:
             self.finish_reason = "length"
             return None
         number = len(self.position.turns)
+        prefix = [] if self.completion_ids else request.prefix_ids
+        budget = min(left, max_turn_tokens + len(prefix))
         return RolloutRequest(
             id=f"{request.id}/{self.index}/{number}",
             example=request.example,
             prompt_ids=request.prompt_ids + self.completion_ids,
-            sampling=request.sampling.model_copy(update={"max_completion_tokens": min(left, max_turn_tokens)}),
+            sampling=request.sampling.model_copy(update={"max_completion_tokens": budget}),
             seed=derive_seed(request.seed, self.index, number),
+            prefix_ids=prefix,
             role=request.role,
         )
 
-    def take(self, turn: Turn, policy_version: int) -> None:
-        """The policy's turn."""
+    def take(self, turn: Rollout, result: StepResult, encoder: PromptEncoder) -> None:
+        """The policy's turn, and what the environment said to it; the last observation is left out."""
         self.position = self.position.after(turn.text)
-        self.policy_version = policy_version
-        self.completion_ids += turn.ids
-        self.action_mask += [1] * len(turn.ids)
+        self.policy_version = turn.policy_version
+        self.completion_ids += turn.completion_ids
+        self.action_mask += turn.action_mask
         self.logprobs += turn.logprobs
-
-    def answer(self, result: StepResult, turn: Turn, encoder: PromptEncoder) -> None:
-        """What the environment said to ``turn``. The last observation is not part of the completion."""
         self.result = result
         if result.done or result.failed:
             self.finish_reason = "aborted" if result.failed else "stop"
             return
-        ids = encoder.next_turn_ids(result.observation, turn.ended)
+        ids = encoder.next_turn_ids(result.observation, turn_ended=turn.finish_reason == "stop")
         self.completion_ids += ids
         self.action_mask += [0] * len(ids)
         self.logprobs += [0.0] * len(ids)

@@ -2,6 +2,7 @@
 
 import math
 from collections import OrderedDict
+from dataclasses import asdict
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -34,12 +35,14 @@ class LiveEnvironments:
             environment = self.adapter.validate_json(kind).build()
             result = checked(StepResult(environment.reset(task_id, seed)))
             for turn in turns:
+                if result.done:
+                    raise ValueError("the episode was over before its last turn")
                 result = checked(environment.step(turn))
         if result.done or result.failed:
             environment.close()
         else:
             self._keep((kind, task_id, seed, turns), environment)
-        return {"observation": result.observation, "reward": result.reward, "done": result.done}
+        return asdict(result)
 
     def _keep(self, place: Place, environment: Environment) -> None:
         self.live[place] = environment

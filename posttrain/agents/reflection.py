@@ -1,23 +1,23 @@
 """Good and bad trajectories of one task, the step at which a bad one went wrong, and the two spliced (2501.11425)."""
 
 import random
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from pydantic import Field
+
 from posttrain.agents.environment import ACTION
 from posttrain.agents.environment_pool import EnvironmentPool, Position
 from posttrain.agents.episodes import Turn
-from posttrain.agents.tree_search import Tree
+from posttrain.agents.tree_search import ROOT, Tree
+from posttrain.config import Config
 from posttrain.data.chat import PromptEncoder
 from posttrain.rollout.seeds import derive_seed
 from posttrain.types import Origin, TrainingSample
 
-Judgement = Literal["good", "bad", "uncertain"]
-
 SLACK = 1e-9  # rewards are sums of floats: 0.6 - 0.3 > 0.3 must not hold
-VERDICT = re.compile(r"judgement:\s*(good|bad|uncertain)\b", re.IGNORECASE)
+NO_ACTION = "none"
 REVISION_THOUGHTS = (
     "My last step was wrong, so I leave this way and try another.",
     "That was a mistake. I change my plan from here.",
@@ -32,6 +32,28 @@ REVISION_THOUGHTS = (
 )
 
 
+class ReflectionConfig(Config):
+    """Defaults are the paper's, where it says."""
+
+    alpha: list[float] = Field(
+        default=[0.5, 0.7, 1.0], min_length=1, description="least score of a good way, by iteration; the last stays"
+    )
+    beta: float = Field(default=0.2, ge=0, description="by how much more a good way scores than a bad one")
+    judge: Literal["self", "none", "oracle"] = Field(
+        default="self", description="finds the mistake: the policy; none: the end is it; oracle: the tree's own values"
+    )
+    judgement_tokens: int = Field(default=256, ge=1)
+    max_pairs_per_task: int = Field(default=8, ge=1, description="and most good ways of a task that are trained")
+    revision_action: str = Field(
+        default="wait", min_length=1, description="of the revision's turn; none: the thought opens the next turn"
+    )
+    replay_tolerance: float = Field(default=0.0, ge=0, description="of the score that a splice reaches once more")
+    on_replay_failure: Literal["drop", "recover"] = Field(
+        default="drop", description="recover: the policy finishes after the thought, and what reaches alpha is kept"
+    )
+    recovery_tries: int = Field(default=4, ge=1)
+
+
 @dataclass(slots=True, frozen=True)
 class Pair:
     """Two leaves of one tree, and the node at which their ways part."""
@@ -43,12 +65,13 @@ class Pair:
 
 @dataclass(slots=True, frozen=True)
 class Step:
-    """A turn of a trajectory, what followed, who wrote the turn, and whether it is trained."""
+    """A turn of a trajectory, what followed, and whether the turn is trained. Its first ``revision`` tokens are a
+    revision thought: the policy did not sample them."""
 
     turn: Turn
     observation: str
-    origin: Origin = Origin.POLICY
     trained: bool = False
+    revision: int = 0
 
 
 def qualifying_pairs(rewards: Sequence[float], alpha: float, beta: float) -> list[tuple[int, int]]:
@@ -84,18 +107,6 @@ def parting_node(tree: Tree, one: int, other: int) -> int:
     return next(a for a in reversed(tree.path(one)) if a in tree.path(other))
 
 
-def parse_judgement(text: str) -> Judgement | None:
-    """The verdict on the last line that begins with ``Judgement:``; None where there is none."""
-    verdicts = [found[1].lower() for line in text.splitlines() if (found := VERDICT.match(line.strip()))]
-    return verdicts[-1] if verdicts else None  # type: ignore[return-value]
-
-
-def transition(judgements: Sequence[Judgement | None]) -> int:
-    """How many bad steps are kept: up to the first that is judged bad, all where none is. A reply without a verdict is
-    uncertain, and goes on."""
-    return next((number for number, verdict in enumerate(judgements, start=1) if verdict == "bad"), len(judgements))
-
-
 def steps_between(tree: Tree, above: int, leaf: int, trained: bool = False) -> list[Step]:
     """The steps from node ``above`` to ``leaf``."""
     path = tree.path(leaf)
@@ -103,41 +114,35 @@ def steps_between(tree: Tree, above: int, leaf: int, trained: bool = False) -> l
     return [Step(node.turn, node.result.observation, trained=trained) for node in nodes if node.turn is not None]
 
 
-def revision_turn(encoder: PromptEncoder, action: str, seed: int) -> Turn:
-    """A thought that the last step was a mistake, and ``action``; tokenized here, as nobody sampled it."""
-    thought = random.Random(seed).choice(REVISION_THOUGHTS)
-    text = f"{thought}\n{ACTION} {action}"
-    ids = [*encoder.completion_ids(text), encoder.tokenizer.eos_token_id]
-    return Turn(text, ids, [0.0] * len(ids), True)
+def revision(tree: Tree, pair: Pair, encoder: PromptEncoder, action: str) -> Step:
+    """A thought that the last step was a mistake, drawn by the tree's seed, and ``action``; with ``none`` the thought
+    alone, which opens the turn that follows."""
+    thought = random.Random(derive_seed(tree.seed, "revision", pair.good, pair.bad)).choice(REVISION_THOUGHTS)
+    acts = action != NO_ACTION
+    text = f"{thought}\n{ACTION} {action}" if acts else f"{thought}\n"
+    ids = encoder.completion_ids(text) + ([encoder.tokenizer.eos_token_id] if acts else [])
+    return Step(Turn(text, ids, [0.0] * len(ids), ended=acts), "", trained=True, revision=len(ids))
 
 
-def opened_by_a_thought(step: Step, encoder: PromptEncoder, seed: int) -> Step:
-    """``step`` with the thought at the head of its own turn, so that no action is spent on it."""
-    thought = random.Random(seed).choice(REVISION_THOUGHTS) + "\n"
-    ids = encoder.completion_ids(thought)
-    turn = Turn(thought + step.turn.text, ids + step.turn.ids, [0.0] * len(ids) + step.turn.logprobs, step.turn.ended)
-    return replace(step, turn=turn, origin=Origin.REVISION)
+def opened_by(thought: Step, step: Step) -> Step:
+    """``step`` with ``thought`` at the head of its turn, so that no action is spent on it."""
+    head, turn = thought.turn, step.turn
+    turn = Turn(head.text + turn.text, head.ids + turn.ids, head.logprobs + turn.logprobs, turn.ended)
+    return replace(step, turn=turn, revision=thought.revision)
 
 
-def splice(
-    tree: Tree, pair: Pair, cut: int, encoder: PromptEncoder, revision_action: str | None
-) -> tuple[list[Step], list[Step]]:
-    """The context (the shared beginning and the first ``cut`` bad steps) and what is trained after it: a revision
-    thought and the good steps. Their observations are those of the good way, until they are replayed."""
-    seed = derive_seed(tree.seed, "revision", pair.good, pair.bad)
-    context = steps_between(tree, 0, pair.parting) if pair.parting else []
-    context += steps_between(tree, pair.parting, pair.bad)[:cut]
+def splice(tree: Tree, pair: Pair, cut: int, thought: Step) -> tuple[list[Step], list[Step]]:
+    """The context (the shared beginning and the first ``cut`` bad steps) and what is trained after it: the revision
+    and the good steps. Their observations are those of the good way, until they are replayed."""
+    context = steps_between(tree, ROOT, pair.parting) + steps_between(tree, pair.parting, pair.bad)[:cut]
     good = steps_between(tree, pair.parting, pair.good, trained=True)
-    if revision_action is None:
-        return context, [opened_by_a_thought(good[0], encoder, seed), *good[1:]]
-    revision = Step(revision_turn(encoder, revision_action, seed), "", Origin.REVISION, trained=True)
-    return context, [revision, *good]
+    return context, [thought, *good] if thought.turn.ended else [opened_by(thought, good[0]), *good[1:]]
 
 
-def replay(pool: EnvironmentPool, start: Position, steps: Sequence[Step]) -> tuple[list[Step], float | None]:
-    """``steps`` with the observations that a fresh environment gives, up to where it ends, and its final score; None
-    where it fails."""
-    position, seen, reward = start, list[Step](), 0.0
+def replay(pool: EnvironmentPool, position: Position, steps: Sequence[Step]) -> tuple[list[Step], float | None]:
+    """``steps`` from ``position`` on with the observations that a fresh environment gives, up to where it ends, and
+    its final score; None where it fails, or was at its end already."""
+    seen, reward = list[Step](), 0.0
     for step in steps:
         position = position.after(step.turn.text)
         result = pool.at([position])[0]
@@ -153,26 +158,25 @@ def replay(pool: EnvironmentPool, start: Position, steps: Sequence[Step]) -> tup
 def trajectory_sample(
     name: str, prompt_ids: list[int], steps: Sequence[Step], encoder: PromptEncoder, objective: str
 ) -> TrainingSample:
-    """The whole trajectory; weight 1 on the turns that are trained. Nothing sampled is tokenized again."""
-    sample = TrainingSample(
-        id=name,
-        input_ids=list(prompt_ids),
-        origin=[Origin.PROMPT] * len(prompt_ids),
-        trained=[0] * len(prompt_ids),
-        token_weights=[0.0] * len(prompt_ids),
-        behaviour_logprobs=[0.0] * len(prompt_ids),
-        objective=objective,
-    )
+    """The whole trajectory, up to the last turn; weight 1 on the turns that are trained. Nothing sampled is tokenized
+    again."""
+    sample = TrainingSample(name, [], [], [], [], [], objective)
+    extend(sample, prompt_ids, Origin.PROMPT)
     for number, step in enumerate(steps, start=1):
-        _extend(sample, step.turn.ids, step.origin, step.trained)
+        ids, thought = step.turn.ids, step.revision
+        extend(sample, ids[:thought], Origin.REVISION, step.trained)
+        extend(sample, ids[thought:], Origin.POLICY, step.trained, step.turn.logprobs[thought:])
         if number < len(steps):
-            _extend(sample, encoder.next_turn_ids(step.observation, step.turn.ended), Origin.ENVIRONMENT, False)
+            extend(sample, encoder.next_turn_ids(step.observation, step.turn.ended), Origin.ENVIRONMENT)
     return sample
 
 
-def _extend(sample: TrainingSample, ids: list[int], origin: Origin, trained: bool) -> None:
+def extend(
+    sample: TrainingSample, ids: list[int], origin: Origin, trained: bool = False, logprobs: list[float] | None = None
+) -> None:
+    """Append tokens of one origin; weight 1 where they are ``trained``."""
     sample.input_ids += ids
     sample.origin += [origin] * len(ids)
     sample.trained += [int(trained)] * len(ids)
     sample.token_weights += [float(trained)] * len(ids)
-    sample.behaviour_logprobs += [0.0] * len(ids)
+    sample.behaviour_logprobs += logprobs or [0.0] * len(ids)

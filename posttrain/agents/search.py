@@ -2,18 +2,20 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from posttrain.agents.alternation import alternate
 from posttrain.agents.environment import StepResult
 from posttrain.agents.environment_pool import EnvironmentPool
 from posttrain.agents.episodes import Turn
-from posttrain.agents.tree_search import Node, Tree
+from posttrain.agents.reflection import steps_between, trajectory_sample
+from posttrain.agents.tree_search import ROOT, Node, Tree
 from posttrain.data.chat import PromptEncoder
 from posttrain.rollout.engine import RolloutEngine
 from posttrain.rollout.seeds import derive_seed
-from posttrain.types import Example, Rollout, RolloutRequest, Sampling
+from posttrain.training.append_file import opened_to_append
+from posttrain.types import Example, Origin, Rollout, RolloutRequest, Sampling
 
 
 @dataclass(slots=True)
@@ -33,6 +35,9 @@ class TreeSearch:
         pool: says where they lead.
         trees: a tree and the example whose prompt its root is, for each task.
         folder: where each tree is written after every expansion; what is there already is restored.
+
+    Raises:
+        JobError: the folder holds trees of other tasks or settings.
     """
 
     def __init__(
@@ -53,8 +58,10 @@ class TreeSearch:
         self.expanding: dict[str, Expansion] = {}
         folder.mkdir(parents=True, exist_ok=True)
         for tree, file in zip(self.trees, self.files, strict=True):
-            if file.is_file():
-                tree.restore(json.loads(line) for line in file.read_text().splitlines())
+            about = {"start": asdict(tree.start), "search": tree.config.model_dump(), "seed": tree.seed}
+            with opened_to_append(file, {**about, "sampling": sampling.model_dump()}, by="another search") as lines:
+                lines.seek(0)
+                tree.restore(map(json.loads, lines))
 
     def run(self) -> list[Tree]:
         """The finished trees."""
@@ -116,6 +123,36 @@ class TreeSearch:
             file.write(json.dumps(tree.record(expansion.leaf)) + "\n")
         requests = [] if further is None else self._expand(number, further)
         return requests + self._new_walks(number)
+
+
+def leaf_rollouts(name: str, example: Example, tree: Tree, encoder: PromptEncoder) -> list[Rollout]:
+    """Each end of ``tree`` as a scored rollout of request ``name``."""
+    prompt, rollouts = encoder.prompt_ids(example), list[Rollout]()
+    for index, leaf in enumerate(tree.leaves()):
+        way = trajectory_sample(name, prompt, steps_between(tree, ROOT, leaf, trained=True), encoder, "")
+        result, start = tree.nodes[leaf].result, len(prompt)
+        rollouts.append(
+            Rollout(
+                request_id=name,
+                index=index,
+                prompt_ids=prompt,
+                completion_ids=way.input_ids[start:],
+                action_mask=way.trained[start:],
+                logprobs=way.behaviour_logprobs[start:],
+                finish_reason="stop" if result.done else "length",
+                policy_version=0,
+                text=encoder.text(way.input_ids[start:]),
+                given=Origin.ENVIRONMENT,
+                outcome=result.reward,
+                reward=result.reward,
+            )
+        )
+    return rollouts
+
+
+def environment_steps(tree: Tree) -> int:
+    """How many turns were played for ``tree``: all that were sampled, equal ones too."""
+    return tree.config.children * sum(bool(node.children) for node in tree.nodes)
 
 
 def episode_ids(prompt_ids: list[int], nodes: Sequence[Node], encoder: PromptEncoder) -> list[int]:

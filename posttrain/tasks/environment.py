@@ -1,7 +1,7 @@
 """Episodes of an environment as examples: the prompt is the first observation, the score is the environment's."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -26,6 +26,9 @@ class EnvironmentTaskConfig(EnvironmentsConfig):
     eval_tasks: list[str] | int = Field(default=100, description="ids, or how many of the environment's held-out ones")
     seeds: list[int] = Field(default=[0], min_length=1)
     max_turn_tokens: int = Field(default=500, ge=1, description="sampling.max_completion_tokens is for the episode")
+    mistakes: bool = Field(
+        default=True, description="evaluate each held-out task also after a mistake, where the environment knows one"
+    )
     format: PromptFormat = Field(default_factory=lambda: PromptFormat(chat=True))
 
     def build(self) -> "EnvironmentTask":
@@ -47,8 +50,17 @@ class EnvironmentTask:
         return self._examples("train", self.config.train_tasks)
 
     def eval_examples(self) -> list[Example]:
-        """An example for each held-out task and seed; raises as ``train_examples`` does."""
-        return self._examples("eval", self.config.eval_tasks)
+        """An example for each held-out task and seed, and one after a mistake in it; raises as ``train_examples``
+        does."""
+        examples = self._examples("eval", self.config.eval_tasks)
+        mistake = getattr(self.config.environment, "mistake", None)
+        if mistake is None or not self.config.mistakes or not self.config.format.chat:
+            return examples
+        starts = [Position(example.metadata["task_id"], example.metadata["seed"]) for example in examples]
+        return examples + [
+            self._after_mistake(example, start, mistake(start.task_id, start.seed))
+            for example, start in zip(examples, starts, strict=True)
+        ]
 
     def reward(self) -> Reward:
         """The environment's final score."""
@@ -78,6 +90,18 @@ class EnvironmentTask:
                 )
             )
         return examples
+
+    def _after_mistake(self, example: Example, start: Position, turns: Sequence[str]) -> Example:
+        """The episode of ``example`` with ``turns`` taken already."""
+        places = [replace(start, turns=tuple(turns[:number])) for number in range(1, len(turns) + 1)]
+        assert not isinstance(example.prompt, str)
+        messages = list(example.prompt)
+        for turn, result in zip(turns, self._pool.at(places), strict=True):
+            if result.failed:
+                raise DataError(f"data.environment: task {start.task_id!r} fails after its mistake: {result.failed}")
+            messages += [{"role": "assistant", "content": turn}, {"role": "user", "content": result.observation}]
+        metadata = {**example.metadata, "turns": list(turns), "mistake_in": example.id}
+        return replace(example, id=f"{example.id}/mistake", prompt=messages, metadata=metadata)
 
 
 @dataclass(frozen=True)
