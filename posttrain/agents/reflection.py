@@ -16,7 +16,7 @@ from posttrain.data.chat import PromptEncoder
 from posttrain.rollout.seeds import derive_seed
 from posttrain.types import Origin, TrainingSample
 
-SLACK = 1e-9  # rewards are sums of floats: 0.6 - 0.3 > 0.3 must not hold
+SLACK = 1e-9  # rewards are sums of floats: 0.8 - 0.5 is not more than 0.3
 NO_ACTION = "none"
 REVISION_THOUGHTS = (
     "My last step was wrong, so I leave this way and try another.",

@@ -50,7 +50,7 @@ class VaultConfig(Config):
 
 
 class Vault:
-    """An ``Environment``. Actions: ``take KEY``, ``turn KEY``, ``reset lock``."""
+    """An ``Environment``. Actions: ``take KEY``, ``turn key``, ``reset lock``."""
 
     def __init__(self, config: VaultConfig) -> None:
         self.config = config
@@ -103,7 +103,7 @@ class Vault:
     def open_lock(self) -> list[str]:
         """The two turns that open the lock in front; they are taken."""
         key = self.fitting_key()
-        turns = [f"{ACTION} take {key}", f"{ACTION} turn {key}"]
+        turns = [f"{ACTION} take {key}", f"{ACTION} turn key"]
         for turn in turns:
             self.step(turn)
         return turns
@@ -114,8 +114,8 @@ class Vault:
                 self.held = key
                 self.jammed = self.jammed or key != self.fitting_key()
                 return f"You hold {key}."
-            case ["turn", key] if key == self.held:
-                self.jammed = self.jammed or key != self.fitting_key()
+            case ["turn", "key"] if self.held:
+                self.jammed = self.jammed or self.held != self.fitting_key()
                 if self.jammed:
                     return "It does not turn."
                 self.opened, self.held = self.opened + 1, ""
