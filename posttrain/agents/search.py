@@ -10,7 +10,7 @@ from posttrain.agents.environment import StepResult
 from posttrain.agents.environment_pool import EnvironmentPool
 from posttrain.agents.episodes import Turn
 from posttrain.agents.reflection import steps_between, trajectory_sample
-from posttrain.agents.tree_search import ROOT, Node, Tree
+from posttrain.agents.tree_search import ROOT, Tree
 from posttrain.data.chat import PromptEncoder
 from posttrain.rollout.engine import RolloutEngine
 from posttrain.rollout.seeds import derive_seed
@@ -72,10 +72,10 @@ class TreeSearch:
 
     def token_ids(self, tree: int, node: int) -> list[int]:
         """The policy's input at ``node``: the prompt, and every turn with the observation after it."""
-        return episode_ids(self.encoder.prompt_ids(self.examples[tree]), self._nodes(tree, node), self.encoder)
-
-    def _nodes(self, tree: int, node: int) -> list[Node]:
-        return [self.trees[tree].nodes[step] for step in self.trees[tree].path(node)[1:]]
+        ids = list(self.encoder.prompt_ids(self.examples[tree]))
+        for step in steps_between(self.trees[tree], ROOT, node):
+            ids += step.turn.ids + self.encoder.next_turn_ids(step.observation, step.turn.ended)
+        return ids
 
     def _new_walks(self, number: int) -> list[RolloutRequest]:
         tree, requests = self.trees[number], list[RolloutRequest]()
@@ -94,7 +94,7 @@ class TreeSearch:
             example=self.examples[number],
             prompt_ids=ids,
             sampling=self.sampling,
-            seed=derive_seed(tree.seed, *(turn.text for node in self._nodes(number, leaf) if (turn := node.turn))),
+            seed=derive_seed(tree.seed, *tree.position(leaf).turns),
             n=tree.config.children,
         )
         self.expanding[request.id] = Expansion(number, leaf)
@@ -153,12 +153,3 @@ def leaf_rollouts(name: str, example: Example, tree: Tree, encoder: PromptEncode
 def environment_steps(tree: Tree) -> int:
     """How many turns were played for ``tree``: all that were sampled, equal ones too."""
     return tree.config.children * sum(bool(node.children) for node in tree.nodes)
-
-
-def episode_ids(prompt_ids: list[int], nodes: Sequence[Node], encoder: PromptEncoder) -> list[int]:
-    """``prompt_ids``, and each turn of ``nodes`` as it was sampled, with the observation after it."""
-    ids = list(prompt_ids)
-    for node in nodes:
-        assert node.turn is not None
-        ids += node.turn.ids + encoder.next_turn_ids(node.result.observation, node.turn.ended)
-    return ids
