@@ -9,7 +9,7 @@ from transformers import AutoTokenizer
 from posttrain.agents.environment import StepResult
 from posttrain.agents.environment_pool import EnvironmentPool, EnvironmentsConfig, Position
 from posttrain.agents.episodes import Turn
-from posttrain.agents.judgement import bad_steps, judged_by_values, parse_judgement, transition
+from posttrain.agents.judgement import bad_steps, judged_by_policy, judged_by_values, parse_judgement, transition
 from posttrain.agents.reflection import (
     NO_ACTION,
     REVISION_THOUGHTS,
@@ -25,7 +25,7 @@ from posttrain.agents.reflection import (
 from posttrain.agents.tree_search import SearchConfig, Tree
 from posttrain.agents.vault import Vault, VaultConfig
 from posttrain.data.chat import PromptEncoder
-from posttrain.types import Origin
+from posttrain.types import Origin, Rollout, RolloutRequest, Sampling
 
 
 @pytest.mark.parametrize(
@@ -118,6 +118,42 @@ def test_the_oracle_finds_the_step_below_which_nothing_is_good(tree: Tree) -> No
     assert [tree.nodes[node].turn.text for node in steps] == ["b1", "b2", "b3"]
     assert [judged_by_values(tree, 1.0)[node] for node in steps] == ["bad", "bad", "bad"]
     assert [judged_by_values(tree, 0.9)[node] for node in steps] == ["good", "bad", "bad"]
+
+
+class Judge:
+    """Says of a step what it was told to, in one call."""
+
+    context_length = 2000
+
+    def __init__(self, tokenizer: Any, verdicts: dict[str, str]) -> None:
+        self.tokenizer = tokenizer
+        self.verdicts = verdicts
+        self.calls: list[list[RolloutRequest]] = []
+
+    def generate(self, requests: list[RolloutRequest]) -> list[Rollout]:
+        self.calls.append(requests)
+        rollouts = []
+        for request in requests:
+            step = request.example.prompt[0]["content"].rpartition("The step to judge:\nYou: ")[2].split("\n")[0]
+            rollouts.append(Rollout(request.id, 0, [], [], [], [], "stop", 0, self.verdicts[step]))
+        return rollouts
+
+
+def test_the_policy_judges_all_trees_in_one_batch(tree: Tree, encoder: PromptEncoder) -> None:
+    verdicts = {"b1": "Judgement: good", "b2": "That fails.\nJudgement: bad", "b3": "well"}
+    judge: Any = Judge(encoder.tokenizer, verdicts)
+    nodes = bad_steps(tree, pair_of(tree))
+    judged = judged_by_policy(judge, {"x": tree, "y": tree}, {"x": nodes, "y": nodes[:1]}, Sampling())
+    assert judged == {"x": dict(zip(nodes, ["good", "bad", None], strict=True)), "y": {nodes[0]: "good"}}
+    assert len(judge.calls) == 1 and len({request.id for request in judge.calls[0]}) == 4
+    assert transition([judged["x"][node] for node in nodes]) == 2
+    prompt = judge.calls[0][1].example.prompt[0]["content"]  # of b2
+    before, _, step = prompt.partition("The step to judge:")
+    assert "The task:\nu\n" in before and "You: i1\nEnvironment: o1\nYou: b1\nEnvironment: p1\n" in before
+    assert step.startswith("\nYou: b2\nEnvironment: p2\n") and "g1" not in prompt
+    judge.context_length = 10  # what does not fit is not asked, and uncertain
+    assert judged_by_policy(judge, {"x": tree}, {"x": nodes}, Sampling()) == {"x": dict.fromkeys(nodes)}
+    assert judge.calls[-1] == []
 
 
 def test_the_splice_trains_the_revision_and_the_good_steps(tree: Tree, encoder: PromptEncoder) -> None:

@@ -11,9 +11,10 @@ import torch
 from datasets import load_dataset
 
 from posttrain.build import build_trainer
+from posttrain.compare.plan import load_comparison, plan_runs
 from posttrain.data.tiny_model import TinyModelConfig, create_tiny_model
 from posttrain.errors import JobError, TrainingDiverged
-from posttrain.job import Job
+from posttrain.job import Job, load_job
 from posttrain.trainers.agent_r import GENERAL, GOOD, AgentRTrainer
 from posttrain.trainers.agent_r_config import AgentRConfig
 from posttrain.trainers.sft_config import SFTConfig
@@ -239,3 +240,11 @@ def test_evaluation_has_success_and_recovery(make: Callable[..., AgentRTrainer])
 def test_other_data_are_refused(make: Callable[..., AgentRTrainer]) -> None:
     with pytest.raises(JobError, match=r"data\.type"):
         make(data={"type": "arithmetic", "train_size": 10, "eval_size": 2})
+
+
+def test_the_recipes_are_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(WORDS.parents[2])
+    job = load_job(WORDS.with_name("quickstart.yaml"))
+    assert job.method == "agent_r" and job.trainer.reflection.judge == "oracle"
+    runs = plan_runs(load_comparison(WORDS.with_name("learning.yaml")))
+    assert [run.arm for run in runs[:4]] == ["warm_start", "agent-r", "rejection-sampling", "behaviour-cloning"]
