@@ -125,7 +125,9 @@ class TreeSearch:
         return requests + self._new_walks(number)
 
 
-def leaf_rollouts(name: str, example: Example, tree: Tree, encoder: PromptEncoder) -> list[Rollout]:
+def leaf_rollouts(
+    name: str, example: Example, tree: Tree, encoder: PromptEncoder, policy_version: int
+) -> list[Rollout]:
     """Each end of ``tree`` as a scored rollout of request ``name``."""
     prompt, rollouts = encoder.prompt_ids(example), list[Rollout]()
     for index, leaf in enumerate(tree.leaves()):
@@ -140,7 +142,7 @@ def leaf_rollouts(name: str, example: Example, tree: Tree, encoder: PromptEncode
                 action_mask=way.trained[start:],
                 logprobs=way.behaviour_logprobs[start:],
                 finish_reason="stop" if result.done else "length",
-                policy_version=0,
+                policy_version=policy_version,
                 text=encoder.text(way.input_ids[start:]),
                 given=Origin.ENVIRONMENT,
                 outcome=result.reward,

@@ -69,6 +69,7 @@ class Tree:
         self.seed = derive_seed(seed, "search", start.task_id, start.seed)
         self.nodes = [Node(-1, 0, None, first)]
         self.walks = 0
+        self.failures = 0
 
     @property
     def finished(self) -> bool:
@@ -89,12 +90,14 @@ class Tree:
 
     def attach(self, leaf: int, outcomes: Sequence[tuple[Turn, StepResult]]) -> int | None:
         """Add the children of ``leaf``, and back up those that end. The node that the walk goes on to; None where it
-        is over. Turns of equal text count once; a child whose environment failed is left out."""
+        is over. Turns of equal text count once; a failed environment costs its child, and is counted."""
         self._mark(leaf, -1)
         node = self.nodes[leaf]
         node.expanding, node.expanded = False, True
         for turn, result in {turn.text: (turn, result) for turn, result in reversed(outcomes)}.values():
-            if not result.failed:
+            if result.failed:
+                self.failures += 1
+            else:
                 self._add(leaf, turn, result)
         self._close_exhausted(leaf)
         further = None if node.exhausted else self._descend(leaf)

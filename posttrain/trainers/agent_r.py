@@ -67,7 +67,7 @@ class AgentRTrainer(PolicyTrainer):
         with self.timed("generate"):
             self.trees = self._search(numbered, self.folder / "trees" / f"iteration_{self.step}" / f"rank{rank}")
         groups = [
-            RolloutGroup(example, leaf_rollouts(name, example, tree, self.encoder))
+            RolloutGroup(example, leaf_rollouts(name, example, tree, self.encoder, self.step))
             for name, (example, tree) in self.trees.items()
         ]
         groups = [group for group in gather_lists(self.accelerator, groups) if group.rollouts]

@@ -19,14 +19,16 @@ from posttrain.types import RolloutGroup, TrainingSample
 
 @dataclass(slots=True)
 class TreeCounts:
-    """The turns played for a tree, and the children of each node that has any, equal turns counted once."""
+    """The turns played for a tree, how many of their environments failed, and the children of each node that has any
+    (equal turns count once)."""
 
     environment_steps: int
+    failures: int
     children: list[int]
 
     @classmethod
     def of(cls, tree: Tree) -> "TreeCounts":
-        return cls(environment_steps(tree), [len(node.children) for node in tree.nodes if node.children])
+        return cls(environment_steps(tree), tree.failures, [len(node.children) for node in tree.nodes if node.children])
 
 
 def iteration_metrics(
@@ -37,6 +39,7 @@ def iteration_metrics(
     metrics = {
         "agent_r/alpha": alpha,
         "agent_r/environment_steps": float(searched + sum(each.environment_steps for each in revisions)),
+        "agent_r/environment_failures": float(sum(tree.failures for tree in trees)),
         "agent_r/children": statistics.fmean([number for tree in trees for number in tree.children] or [0]),
         "agent_r/pairs": float(len(revisions)),
         "agent_r/judgements_without_verdict": float(without_verdict),

@@ -48,7 +48,7 @@ def test_trees_grow_to_their_ends(parity: EnvironmentEngine, task: EnvironmentTa
         assert root.value == pytest.approx(sum(tree.nodes[leaf].result.reward for leaf in tree.leaves()))
         assert all(node.pending == 0 and node.depth <= 3 for node in tree.nodes)
         assert environment_steps(tree) == 3 * sum(node.expanded for node in tree.nodes) >= len(tree.nodes) - 1
-        for leaf, rollout in zip(tree.leaves(), leaf_rollouts("r", example, tree, parity.encoder), strict=True):
+        for leaf, rollout in zip(tree.leaves(), leaf_rollouts("r", example, tree, parity.encoder, 0), strict=True):
             turns = tree.position(leaf).turns
             assert rollout.reward == pytest.approx(sum(len(turn.encode()) % 2 == 0 for turn in turns) / 3)
             assert "ok 2<|end|><|assistant|>" in rollout.text and "ok 3" not in rollout.text
