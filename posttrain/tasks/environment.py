@@ -122,7 +122,7 @@ class EnvironmentReward:
     def score(self, inputs: Sequence[RewardInput]) -> list[RewardOutput]:
         """``crashed`` for an episode without a score: the environment failed."""
         return [
-            RewardOutput(None, error="crashed", message="the environment failed in this episode")
+            RewardOutput(None, error="crashed", message="no score: the environment failed, or was not played")
             if item.outcome is None
             else RewardOutput(item.outcome)
             for item in inputs
