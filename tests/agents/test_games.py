@@ -122,3 +122,29 @@ def test_an_unknown_task_is_refused(config: Any) -> None:
     for task_id in ("nothing", "vault/x", "crafting/", "vault/", "other/1"):
         with pytest.raises(KeyError):
             config.build().reset(task_id, 0)
+
+
+def test_a_mistake_jams_a_lock_after_right_turns() -> None:
+    config = VaultConfig(locks=3)
+    at = []
+    for task_id in config.task_ids("eval")[:20]:
+        *right, wrong = config.mistake(task_id, 0)
+        assert right == Vault(config).solution(task_id, 0)[: len(right)]
+        result = play(config.build(), task_id, [*right, wrong])
+        assert "grey" in result.observation and result.reward == len(right) / 2 / 3
+        at.append(len(right))
+    assert set(at) == {0, 2, 4}
+
+
+def test_signs_mislead_at_a_share_of_the_locks_and_solutions_still_solve() -> None:
+    config = VaultConfig(misleading=0.3, spare_resets=0.25, max_steps=20)
+    vault = config.build()
+    misled, resets = 0, 0
+    for task_id in config.task_ids("train")[:300]:
+        turns = vault.solution(task_id, 0)
+        assert play(config.build(), task_id, turns).reward == 1.0
+        resets += turns.count("Action: reset lock")
+        vault.reset(task_id, 0)
+        misled += sum(offset != 0 for offset in vault.misled)
+    assert misled / 900 == pytest.approx(0.3, abs=0.05)
+    assert resets / 900 == pytest.approx(0.25, abs=0.05)
