@@ -2,6 +2,7 @@
 
 import math
 from collections import OrderedDict
+from dataclasses import asdict
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -33,7 +34,7 @@ class LiveEnvironments:
             environment.close()
         else:
             self._keep(place, environment)
-        return {"observation": result.observation, "reward": result.reward, "done": result.done}
+        return asdict(result)
 
     def _stepped(
         self, kind: str, task_id: str, seed: int, turns: tuple[str, ...]
@@ -55,6 +56,8 @@ class LiveEnvironments:
         try:
             result = checked(StepResult(environment.reset(task_id, seed)))
             for turn in turns:
+                if result.done:
+                    raise ValueError("the episode was over before its last turn")
                 result = checked(environment.step(turn))
         except Exception:
             environment.close()

@@ -159,7 +159,12 @@ def test_a_lost_step_is_replayed_from_the_beginning(server: Countdown) -> None:
     assert live({**item, "turns": [DOWN]})["observation"] == "at 2"
     server.failures = [503]  # of the second step
     assert live({**item, "turns": [DOWN, DOWN]})["observation"] == "at 1"
-    assert live({**item, "turns": [DOWN, DOWN, DOWN]}) == {"observation": "at 0", "reward": 1.0, "done": True}
+    assert live({**item, "turns": [DOWN, DOWN, DOWN]}) == {
+        "observation": "at 0",
+        "reward": 1.0,
+        "done": True,
+        "failed": "",
+    }
 
 
 def test_tasks_and_what_is_refused(server: Countdown) -> None:
