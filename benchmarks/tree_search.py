@@ -1,4 +1,5 @@
-"""Simulations per second of many search trees together, against the same trees one at a time: same engine, same model.
+"""Simulations per second of many search trees together, against one tree and one node at a time, as in the release of
+Agent-R: same engine, same model.
 
 A simulation is a walk from the root to the end of an episode of the vault. Wanted: at least 5 times as many. The last
 line is JSON; ``occupancy`` is the mean number of rollouts that the engine has, over the time that it is searched with.
@@ -52,13 +53,13 @@ class Watched:
 
 def search(
     engine: Any, pool: EnvironmentPool, examples: Sequence[Example], config: SearchConfig, sampling: Sampling
-) -> tuple[int, int]:
-    """Trees of ``examples`` grown together: their simulations and their nodes."""
+) -> int:
+    """Trees of ``examples`` grown together: their simulations."""
     starts = [Position(example.metadata["task_id"], example.metadata["seed"]) for example in examples]
     roots = [Tree(start, first, config, seed=0) for start, first in zip(starts, pool.at(starts), strict=True)]
     with tempfile.TemporaryDirectory() as folder:
         trees = TreeSearch(engine, pool, list(zip(examples, roots, strict=True)), sampling, Path(folder)).run()
-    return sum(tree.walks for tree in trees), sum(len(tree.nodes) for tree in trees)
+    return sum(tree.walks for tree in trees)
 
 
 def main() -> None:
@@ -71,7 +72,8 @@ def main() -> None:
     options = parser.parse_args()
     task = EnvironmentTaskConfig(environment=VaultConfig(max_steps=6), train_tasks=options.trees).build()
     examples = task.train_examples()
-    config, sampling = SearchConfig(iterations=4), Sampling(max_completion_tokens=options.max_turn_tokens)
+    configs = {"together": SearchConfig(iterations=4), "alone": SearchConfig(iterations=4, in_flight=1)}
+    config, sampling = configs["together"], Sampling(max_completion_tokens=options.max_turn_tokens)
     with tempfile.TemporaryDirectory() as folder:
         model = create_tiny_model(folder, TinyModelConfig(hidden_size=128, intermediate_size=512, layers=3))
         inside = VLLMEngineConfig(max_num_seqs=512) if options.engine == "vllm" else TransformersEngineConfig()
@@ -83,7 +85,7 @@ def main() -> None:
         groups = {"together": [examples], "alone": [[example] for example in examples[: options.one_by_one]]}
         for side in sorted(groups, reverse=repeat % 2 == 1):
             watched, start = Watched(engine), time.perf_counter()
-            walks = [search(watched, pool, group, config, sampling)[0] for group in groups[side]]
+            walks = [search(watched, pool, group, configs[side], sampling) for group in groups[side]]
             seconds = time.perf_counter() - start
             rates[side].append(sum(walks) / seconds)
             occupancy[side].append(watched.integral / seconds)
@@ -98,7 +100,7 @@ def main() -> None:
         "trees": options.trees,
         "iterations": config.iterations,
         "children": config.children,
-        "in_flight": config.in_flight,
+        "in_flight": {side: config.in_flight for side, config in configs.items()},
         "max_turn_tokens": options.max_turn_tokens,
         "occupancy": {side: round(sorted(values)[len(values) // 2], 1) for side, values in occupancy.items()},
         "repeats": options.repeats,
