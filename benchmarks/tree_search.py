@@ -65,8 +65,8 @@ def search(
 def main() -> None:
     parser = argparse.ArgumentParser(description="Many trees together against one at a time.")
     parser.add_argument("--engine", choices=["vllm", "transformers"], default="vllm")
-    parser.add_argument("--trees", type=int, default=32)
-    parser.add_argument("--one-by-one", type=int, default=4, help="trees that are also grown one at a time")
+    parser.add_argument("--trees", type=int, default=24)
+    parser.add_argument("--one-by-one", type=int, default=2, help="trees that are also grown one at a time")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--max-turn-tokens", type=int, default=64)
     options = parser.parse_args()

@@ -14,8 +14,10 @@ from posttrain.errors import JobError
 
 # Without equal identity hashes the order of sets, and with it a few observations and scores, differ between episodes
 # of the same actions. The simulator is short-lived: its quick compiler alone is the faster one.
-JAVA_OPTIONS = ("-XX:+UnlockExperimentalVMOptions", "-XX:hashCode=2", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
-Simplification = Literal["easy", "teleportAction", "selfWateringFlowerPots", "openContainers", "openDoors"]
+JAVA_OPTIONS = (
+    *("-Xmx1g", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"),
+    *("-XX:+UnlockExperimentalVMOptions", "-XX:hashCode=2"),
+)
 
 
 class ScienceWorldConfig(Config):
@@ -25,9 +27,7 @@ class ScienceWorldConfig(Config):
     type: Literal["scienceworld"] = "scienceworld"
     task_types: list[str] = Field(default=[], description="such as boil; none: all thirty")
     eval_split: Literal["dev", "test"] = "dev"
-    simplifications: list[Simplification] = Field(default=[], description="easy: all of them")
     max_steps: int = Field(default=100, ge=1)
-    heap_mb: int = Field(default=1024, ge=256, description="of the simulator of one worker process")
 
     def task_ids(self, split: str) -> list[str]:
         """``scienceworld/TYPE/VARIATION`` by the package's split; the types take turns, so that the first tasks are of
@@ -39,7 +39,7 @@ class ScienceWorldConfig(Config):
         known = list(constants().ID2TASK.values())
         if unknown := [name for name in self.task_types if name not in known]:
             raise JobError(f"environment.task_types: ScienceWorld has no {unknown[0]!r}; it has {', '.join(known)}")
-        simulator = Simulator(self.heap_mb)
+        simulator = Simulator()
         part = "train" if split == "train" else self.eval_split
         try:
             columns = [simulator.task_ids(name, part) for name in self.task_types or known]
@@ -58,7 +58,7 @@ class ScienceWorld:
 
     def __init__(self, config: ScienceWorldConfig) -> None:
         self.config = config
-        self.world = simulator_of_this_process(config.heap_mb).world()
+        self.world = simulator_of_this_process().world()
 
     def reset(self, task_id: str, seed: int) -> str:
         self._load(task_id, with_solution=False)
@@ -95,25 +95,26 @@ class ScienceWorld:
             raise KeyError(task_id)
         if not variation.isdigit() or int(variation) >= self.world.getTaskMaxVariations(name):
             raise KeyError(task_id)
-        self.world.load(name, int(variation), ",".join(self.config.simplifications), with_solution)
+        self.world.load(name, int(variation), "", with_solution)
 
 
 class Simulator:
     """A Java process. Its worlds know nothing of each other; it ends with this process."""
 
-    def __init__(self, heap_mb: int) -> None:
+    def __init__(self) -> None:
         if shutil.which("java") is None:
             raise JobError("environment scienceworld needs a Java runtime: apt-get install default-jre-headless")
         from py4j.java_gateway import GatewayParameters, JavaGateway, launch_gateway
         from py4j.protocol import Py4JError
 
         logging.getLogger("py4j").setLevel(logging.CRITICAL)  # it tells of every object of a dead simulator
-        options = [f"-Xmx{heap_mb}m", *JAVA_OPTIONS]
         jar = constants().JAR_PATH
         try:
-            port, self.process = launch_gateway(classpath=jar, javaopts=options, die_on_exit=True, return_proc=True)
+            port, self.process = launch_gateway(
+                classpath=jar, javaopts=list(JAVA_OPTIONS), die_on_exit=True, return_proc=True
+            )
         except Py4JError as error:
-            raise JobError(f"ScienceWorld's simulator cannot start (java {' '.join(options)}): {error}") from error
+            raise JobError(f"ScienceWorld's simulator cannot start (java {' '.join(JAVA_OPTIONS)}): {error}") from error
         self.gateway = JavaGateway(gateway_parameters=GatewayParameters(port=port))
 
     def world(self) -> Any:
@@ -131,16 +132,16 @@ class Simulator:
             self.process.kill()
 
 
-def simulator_of_this_process(heap_mb: int) -> Simulator:
+def simulator_of_this_process() -> Simulator:
     """The one that all environments of this process share; a new one where it died."""
-    if _simulator(heap_mb).process.poll() is not None:
+    if _simulator().process.poll() is not None:
         _simulator.cache_clear()
-    return _simulator(heap_mb)
+    return _simulator()
 
 
 @cache
-def _simulator(heap_mb: int) -> Simulator:
-    return Simulator(heap_mb)
+def _simulator() -> Simulator:
+    return Simulator()
 
 
 def constants() -> Any:

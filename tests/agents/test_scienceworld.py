@@ -71,11 +71,11 @@ def test_a_turn_without_an_action_a_fatal_one_and_the_last_one() -> None:
 def test_a_dead_simulator_is_replaced_and_costs_no_episode() -> None:
     live, config = LiveEnvironments(), ScienceWorldConfig()
     before = ask(live, config, "open door to hallway", "look around")
-    process = simulator_of_this_process(config.heap_mb).process
+    process = simulator_of_this_process().process
     process.kill()
     process.wait()
     assert ask(live, config, "open door to hallway", "look around", "inventory")["observation"].startswith("In your")
-    assert simulator_of_this_process(config.heap_mb).process is not process
+    assert simulator_of_this_process().process is not process
     assert ask(live, config, "open door to hallway", "look around") == before
 
 
@@ -91,4 +91,4 @@ def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None
         ScienceWorldConfig().task_ids("train")
     monkeypatch.setattr(shutil, "which", lambda name: None)
     with pytest.raises(JobError, match="apt-get install default-jre-headless"):
-        Simulator(1024)
+        Simulator()
