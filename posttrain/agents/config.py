@@ -1,6 +1,8 @@
 """The environments that a job may name by ``type:``; ``package.module:Name`` is one's own."""
 
 from posttrain.agents.crafting import CraftingConfig
+from posttrain.agents.http_environment import HTTPEnvironmentConfig
+from posttrain.agents.scienceworld import ScienceWorldConfig
 from posttrain.agents.vault import VaultConfig
 from posttrain.config import CustomConfig, component_union
 
@@ -14,4 +16,6 @@ class CustomEnvironmentConfig(CustomConfig):
         return ids
 
 
-AnyEnvironmentConfig = component_union(VaultConfig, CraftingConfig, custom=CustomEnvironmentConfig)
+AnyEnvironmentConfig = component_union(
+    VaultConfig, CraftingConfig, ScienceWorldConfig, HTTPEnvironmentConfig, custom=CustomEnvironmentConfig
+)

@@ -36,6 +36,7 @@ class EnvironmentEngine:
         self.max_turn_tokens = max_turn_tokens
         self.dtype: torch.dtype = engine.dtype
         self.tokenizer: Any = engine.tokenizer
+        self.continuous = engine.continuous
         self.encoder = PromptEncoder(engine.tokenizer)
         self._playing: dict[str, Episode] = {}
         self._over: list[Rollout] = []

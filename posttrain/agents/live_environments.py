@@ -19,7 +19,8 @@ class LiveEnvironments:
     """The result of the last of ``turns`` in the episode of ``task_id`` and ``seed``; without turns, of its reset.
 
     An environment that already stands one turn before is stepped; else a fresh one replays the turns. So the answer
-    depends on the question alone, whatever this process was asked before.
+    depends on the question alone, whatever this process was asked before. At most ``most_live`` environments are kept,
+    an attribute that an environment may have.
     """
 
     def __init__(self) -> None:
@@ -27,26 +28,45 @@ class LiveEnvironments:
         self.adapter: TypeAdapter[Any] = TypeAdapter(AnyEnvironmentConfig)
 
     def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
-        kind, task_id, seed, turns = item["environment"], item["task_id"], item["seed"], tuple(item["turns"])
-        environment = self.live.pop((kind, task_id, seed, turns[:-1]), None) if turns else None
-        if environment is not None:
-            result = checked(environment.step(turns[-1]))
+        place = (item["environment"], item["task_id"], item["seed"], tuple(item["turns"]))
+        environment, result = self._stepped(*place) or self._replayed(*place)
+        if result.done or result.failed:
+            environment.close()
         else:
-            environment = self.adapter.validate_json(kind).build()
+            self._keep(place, environment)
+        return asdict(result)
+
+    def _stepped(
+        self, kind: str, task_id: str, seed: int, turns: tuple[str, ...]
+    ) -> tuple[Environment, StepResult] | None:
+        """The environment that stands before the last turn, after it; None where there is none, or it raised. What it
+        runs on may have died, with other environments: a replay finds out."""
+        environment = self.live.pop((kind, task_id, seed, turns[:-1]), None) if turns else None
+        if environment is None:
+            return None
+        try:
+            return environment, checked(environment.step(turns[-1]))
+        except Exception:
+            environment.close()
+            return None
+
+    def _replayed(self, kind: str, task_id: str, seed: int, turns: tuple[str, ...]) -> tuple[Environment, StepResult]:
+        """A fresh environment, after all turns."""
+        environment: Environment = self.adapter.validate_json(kind).build()
+        try:
             result = checked(StepResult(environment.reset(task_id, seed)))
             for turn in turns:
                 if result.done:
                     raise ValueError("the episode was over before its last turn")
                 result = checked(environment.step(turn))
-        if result.done or result.failed:
+        except Exception:
             environment.close()
-        else:
-            self._keep((kind, task_id, seed, turns), environment)
-        return asdict(result)
+            raise
+        return environment, result
 
     def _keep(self, place: Place, environment: Environment) -> None:
         self.live[place] = environment
-        if len(self.live) > MOST_LIVE:
+        if len(self.live) > getattr(environment, "most_live", MOST_LIVE):
             self.live.popitem(last=False)[1].close()
 
 

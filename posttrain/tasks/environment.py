@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from posttrain.agents.config import AnyEnvironmentConfig
 from posttrain.agents.environment_engine import EnvironmentEngine
@@ -22,8 +22,10 @@ class EnvironmentTaskConfig(EnvironmentsConfig):
     """``{type: environment, environment: {type: vault}}``. A task is an episode for each of ``seeds``."""
 
     type: Literal["environment"] = "environment"
-    train_tasks: list[str] | int = Field(default=200, description="ids, or how many of the environment's first")
-    eval_tasks: list[str] | int = Field(default=100, description="ids, or how many of the environment's held-out ones")
+    train_tasks: list[str] | PositiveInt = Field(default=200, description="ids, or how many of the environment's first")
+    eval_tasks: list[str] | NonNegativeInt = Field(
+        default=100, description="ids, or how many of the environment's held-out ones"
+    )
     seeds: list[int] = Field(default=[0], min_length=1)
     max_turn_tokens: int = Field(default=500, ge=1, description="sampling.max_completion_tokens is for the episode")
     mistakes: bool = Field(
@@ -36,7 +38,7 @@ class EnvironmentTaskConfig(EnvironmentsConfig):
 
 
 class EnvironmentTask:
-    """The environments run while the task is used, by its engine."""
+    """The environments run while the task is used, by its engine; or until ``close``."""
 
     def __init__(self, config: EnvironmentTaskConfig) -> None:
         self.config = config
@@ -45,9 +47,12 @@ class EnvironmentTask:
         """An example for each training task and seed.
 
         Raises:
-            DataError: an id is not known, or the environment cannot begin.
+            DataError: an id is not known, the environment cannot begin, or there is no task.
         """
-        return self._examples("train", self.config.train_tasks)
+        examples = self._examples("train", self.config.train_tasks)
+        if not examples:
+            raise DataError("data.train_tasks: there is no task to train on")
+        return examples
 
     def eval_examples(self) -> list[Example]:
         """An example for each held-out task and seed, and one after a mistake in it; raises as ``train_examples``
@@ -69,6 +74,10 @@ class EnvironmentTask:
     def engine(self, inside: Any) -> "EnvironmentEngineConfig":
         """Builds the engine of config ``inside`` with the environments around it."""
         return EnvironmentEngineConfig(inside, self._pool, self.config.max_turn_tokens)
+
+    def close(self) -> None:
+        """End the processes."""
+        self._pool.close()
 
     @cached_property
     def _pool(self) -> EnvironmentPool:
