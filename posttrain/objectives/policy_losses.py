@@ -105,9 +105,14 @@ def importance_weights(
     """
     log_ratio = torch.nan_to_num(trainer_logprobs.detach() - engine_logprobs.detach(), nan=0.0)
     if mode in ("sequence_truncate", "sequence_mask"):
-        samples = int(sample_index.max()) + 1 if len(sample_index) else 0
-        log_ratio = log_ratio.new_zeros(samples).index_add(0, sample_index, log_ratio)[sample_index]
+        log_ratio = sums_over_samples(log_ratio, sample_index)
     ratio = torch.exp(log_ratio)
     if mode in ("token_truncate", "sequence_truncate"):
         return ratio.clamp(max=cap)
     return ratio.masked_fill(ratio > cap, 0.0)
+
+
+def sums_over_samples(values: Tensor, sample_index: Tensor) -> Tensor:
+    """For each token the sum of ``values`` over its sample; all are [M], ``sample_index`` int64."""
+    samples = int(sample_index.max()) + 1 if len(sample_index) else 0
+    return values.new_zeros(samples).index_add(0, sample_index, values)[sample_index]
