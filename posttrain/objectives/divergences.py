@@ -46,14 +46,12 @@ def chi2_estimate(logprobs: Tensor, log_ratios: Tensor, max_log_ratio: float) ->
     Beyond ``max_log_ratio`` w is held, so that a rare sample does not outweigh the batch; both are then biased.
 
     Args:
-        logprobs: [M], the policy's, with gradient.
+        logprobs: [M], float32 or float64, the policy's, with gradient.
         log_ratios: [M], log p - log q of the token alone; or, on each of its tokens, of the whole completion.
         max_log_ratio: above 0; log-ratios are clamped to plus and minus this.
 
     Returns:
-        Estimates [M], float32 or float64, and which of them are clamped, [M] bool.
+        Estimates [M], and which of them are clamped, [M] bool.
     """
-    dtype = torch.promote_types(logprobs.dtype, torch.float32)
-    log_ratios = log_ratios.detach().to(dtype)
-    excess = torch.expm1(log_ratios.clamp(-max_log_ratio, max_log_ratio))
-    return excess * (1 + 2 * (logprobs - logprobs.detach()).to(dtype)), log_ratios.abs() > max_log_ratio
+    excess = torch.expm1(log_ratios.detach().clamp(-max_log_ratio, max_log_ratio))
+    return excess * (1 + 2 * (logprobs - logprobs.detach())), log_ratios.abs() > max_log_ratio

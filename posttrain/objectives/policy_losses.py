@@ -5,6 +5,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from posttrain.objectives.logprobs import sums_over_samples
+
 Aggregation = Literal["token", "sequence", "constant_length"]
 ImportanceMode = Literal["token_truncate", "token_mask", "sequence_truncate", "sequence_mask"]
 
@@ -110,9 +112,3 @@ def importance_weights(
     if mode in ("token_truncate", "sequence_truncate"):
         return ratio.clamp(max=cap)
     return ratio.masked_fill(ratio > cap, 0.0)
-
-
-def sums_over_samples(values: Tensor, sample_index: Tensor) -> Tensor:
-    """For each token the sum of ``values`` over its sample; all are [M], ``sample_index`` int64."""
-    samples = int(sample_index.max()) + 1 if len(sample_index) else 0
-    return values.new_zeros(samples).index_add(0, sample_index, values)[sample_index]

@@ -9,13 +9,8 @@ from torch import Tensor
 
 from posttrain.objectives.advantages import batch_normalised, centre, group_normalised
 from posttrain.objectives.divergences import chi2_estimate, kl_estimate
-from posttrain.objectives.policy_losses import (
-    Aggregation,
-    clipped_policy_loss,
-    importance_weights,
-    sample_scales,
-    sums_over_samples,
-)
+from posttrain.objectives.logprobs import sums_over_samples
+from posttrain.objectives.policy_losses import Aggregation, clipped_policy_loss, importance_weights, sample_scales
 from posttrain.trainers.credit import scored, training_sample
 from posttrain.trainers.grpo_config import GRPOConfig
 from posttrain.trainers.policy_trainer import PolicyTrainer
@@ -121,22 +116,19 @@ class GRPOTrainer(PolicyTrainer):
         )[batch.sample_index]
         metrics = {"policy/clip_fraction": clipped.sum() / max(1, self.counts.total.tokens)}
         if batch.reference_logprobs is not None:
-            penalties, values = self.divergences(logprobs, batch.reference_logprobs, batch.sample_index)
+            penalties, values = self.divergences(logprobs, batch.reference_logprobs, batch)
             losses = losses + penalties
             metrics |= {name: each.detach().sum() / max(1, self.counts.total.tokens) for name, each in values.items()}
         if config.entropy_coef:
             losses = losses - config.entropy_coef * entropy
         return LossOutput((losses * scales).sum(), metrics)
 
-    def divergences(
-        self, logprobs: Tensor, reference: Tensor, sample_index: Tensor
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def divergences(self, logprobs: Tensor, reference: Tensor, batch: MicroBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """The weighted divergences [M] from the reference, and what is logged of each token."""
-        config = self.config
+        config, log_ratios = self.config, logprobs.detach() - reference
         kl = kl_estimate(logprobs, reference, config.kl_estimator)
-        log_ratios = (logprobs - reference).detach()
         if config.chi2_scope == "sequence":
-            log_ratios = sums_over_samples(log_ratios, sample_index)
+            log_ratios = sums_over_samples(log_ratios, batch.sample_index)
         chi2, clamped = chi2_estimate(logprobs, log_ratios, config.chi2_max_log_ratio)
         logged = {"policy/kl": kl, "policy/chi2": chi2, "policy/chi2_clamped_fraction": clamped}
         return config.kl_coef * kl + config.chi2_coef * chi2, logged

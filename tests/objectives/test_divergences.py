@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from posttrain.objectives.divergences import KLEstimator, chi2_estimate, kl_estimate
-from posttrain.objectives.policy_losses import sums_over_samples
+from posttrain.objectives.logprobs import sums_over_samples
 
 POLICY = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
 REFERENCE = torch.tensor([0.4, 0.4, 0.2], dtype=torch.float64)
