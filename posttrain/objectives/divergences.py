@@ -1,4 +1,4 @@
-"""Estimates of the divergences from the policy to a reference model, one per sampled token."""
+"""Estimates of the divergence from the policy to a reference model, one per sampled token."""
 
 from typing import Literal
 
