@@ -284,7 +284,8 @@ def memory_lines(job: Job[Any], shape: ModelShape, model: Any, launch: Launch) -
     """Resident bytes of every model, and the bounds of what comes and goes."""
     dtype = job.model.dtype
     sizes = {"policy and optimizer": trained_bytes(shape.parameters, shape.trained, dtype, launch)}
-    if getattr(job.trainer, "kl_coef", 0) and job.model.lora is None:
+    held_near = getattr(job.trainer, "kl_coef", 0) or getattr(job.trainer, "chi2_coef", 0)
+    if held_near and job.model.lora is None:
         sizes["reference model"] = frozen_bytes(shape.parameters, dtype)
     if isinstance(job.trainer, OREALConfig) and job.trainer.token_weighting != "none":
         sizes["token reward model"] = token_model_bytes(job.trainer, shape, model, dtype, launch)

@@ -97,6 +97,13 @@ def test_the_memory_of_oreal_is_two_trained_models_and_a_frozen_one(tmp_path: Pa
     assert shared["token reward model"].endswith("kB")
 
 
+@pytest.mark.parametrize("penalty", ["kl_coef", "chi2_coef", "entropy_coef"])
+def test_a_divergence_needs_memory_for_its_reference(tmp_path: Path, penalty: str) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text(JOB.replace("oreal", "grpo").replace("policy_freeze_steps: 1", f"{penalty}: 0.1"))
+    assert ("reference model" in lines_of(load_job(path), "Memory")) == (penalty != "entropy_coef")
+
+
 def test_the_deepspeed_estimate_is_deepspeeds(tmp_path: Path) -> None:
     pytest.importorskip("deepspeed", reason="the extra posttrain[deepspeed] is not installed")
     lines = lines_of(load(tmp_path), "Memory", Launch(2, 2, zero_stage=2))

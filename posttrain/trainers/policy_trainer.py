@@ -189,7 +189,7 @@ class PolicyTrainer:
             batch.reference_logprobs = reference_logprobs(self.reference, batch)
 
     def reference_model(self) -> PolicyModel | None:
-        """The frozen model that a KL term holds the policy near; None: no such term."""
+        """The frozen model that a divergence term holds the policy near; None: no such term."""
         return None
 
     def has_gradient(self, sample: TrainingSample) -> bool:
