@@ -2,6 +2,7 @@
 
 import copy
 import json
+import runpy
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -232,6 +233,17 @@ def log_likelihood(model: Any, rollout: Rollout) -> float:
 def equal_weights(one: RAFTTrainer, other: RAFTTrainer) -> bool:
     pairs = zip(one.causal_lm.parameters(), other.causal_lm.parameters(), strict=True)
     return all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_the_tradeoff_pairs_an_evaluation_with_the_kl_of_the_same_weights() -> None:
+    points = runpy.run_path(str(Path(__file__).parents[2] / "recipes/raft/tradeoff.py"))["points"]
+    rows = [
+        {"step": 0, "eval/accuracy": 0.1},
+        {"step": 1, "raft/kl_to_initial": 0.0},
+        {"step": 2, "raft/kl_to_initial": 0.2, "eval/accuracy": 0.3},
+        {"step": 3, "raft/kl_to_initial": 0.4, "eval/accuracy": 0.5},  # nothing was sampled after it
+    ]
+    assert points(rows) == [(0.0, 0.1), (0.4, 0.3)]
 
 
 # ---- restart --------------------------------------------------------------------------------------------------------

@@ -1,13 +1,15 @@
 """RAFT on a diffusion model (arXiv 2304.06767): draw K images of each class, keep the reddest, fine-tune on it, again.
 
     python recipes/raft/diffusion/train.py --seed 1
-    python recipes/raft/diffusion/train.py --seed 1 --selection random      # the control: one of the K, drawn blindly
+
+From the same warm start goes the control, which keeps one of the K drawn blindly.
 
 The model is made here: a U-Net of diffusers, warm-started on squares, discs and crosses of all colours. What differs
 from text is how an output is drawn and what its loss is; ranking, selection and the ranked dataset are posttrain's.
 """
 
 import argparse
+import copy
 import random
 from pathlib import Path
 
@@ -140,29 +142,47 @@ def save_image(image: Tensor, folder: Path, step: int, prompt: int, index: int) 
     """Write a PNG; gives its path."""
     file = folder / "images" / f"{step:03d}_{prompt:03d}_{index}.png"
     file.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(((image + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()).save(file)
+    picture(image).save(file)
     return str(file)
+
+
+def picture(image: Tensor) -> Image.Image:
+    """[3, height, width] in [-1, 1] as a picture."""
+    return Image.fromarray(((image + 1) * 127.5).round().byte().permute(1, 2, 0).numpy())
+
+
+def save_sheet(model: ShapeModel, file: Path, columns: int = 12) -> None:
+    """Write fresh images, a row for each class, four times as large."""
+    labels = torch.arange(len(CLASSES)).repeat_interleave(columns)
+    images = model.sample(labels, torch.Generator().manual_seed(2**31 + 1))
+    rows = images.view(len(CLASSES), columns, 3, SIZE, SIZE).permute(2, 0, 3, 1, 4)
+    sheet = picture(rows.reshape(3, len(CLASSES) * SIZE, columns * SIZE))
+    sheet.resize((4 * sheet.width, 4 * sheet.height), Image.Resampling.NEAREST).save(file)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--selection", choices=["best", "random"], default="best")
     parser.add_argument("--iterations", type=int, default=8)
     parser.add_argument("--images", type=int, default=8, help="K: images of a prompt")
     parser.add_argument("--output", type=Path, default=Path("runs/raft-diffusion"))
     options = parser.parse_args()
     torch.set_num_threads(1)
-    model, rng, log = ShapeModel(options.seed), random.Random(options.seed), RunLog(options.output)
-    warm_start(model, steps=800)
-    log.log_metrics(0, metrics := evaluate(model))
-    print(0, metrics)
-    for step in range(1, options.iterations + 1):
-        drawn = iterate(model, step, options.output, options.selection, rng, prompts=48, k=options.images, updates=10)
-        log.log_metrics(step, metrics := {"reward/mean": drawn, **evaluate(model)})
-        print(step, metrics)
-    model.unet.save_pretrained(options.output / "model")
-    log.close()
+    started = ShapeModel(options.seed)
+    warm_start(started, steps=500)
+    for selection in ("best", "random"):
+        folder = options.output / selection
+        model, rng, log = copy.deepcopy(started), random.Random(options.seed), RunLog(folder)
+        log.log_metrics(0, metrics := evaluate(model))
+        save_sheet(model, folder / "start.png")
+        print(selection, 0, metrics, flush=True)
+        for step in range(1, options.iterations + 1):
+            drawn = iterate(model, step, folder, selection, rng, prompts=48, k=options.images, updates=10)
+            log.log_metrics(step, metrics := {"reward/mean": drawn, **evaluate(model)})
+            print(selection, step, metrics, flush=True)
+        save_sheet(model, folder / "end.png")
+        model.unet.save_pretrained(folder / "model")
+        log.close()
 
 
 if __name__ == "__main__":
