@@ -128,7 +128,8 @@ class RAFTTrainer(PolicyTrainer):
         Nothing is kept where every key is the same and no threshold says whether that is good."""
         config, keys = self.config, [key for group in ranked for key in group.keys]
         if config.accept_threshold is None and len(set(keys)) == 1:
-            logger.warning("step %d: all %d rank keys are %g: no update", self.step, len(keys), keys[0])
+            said = "step %d: all %d rank keys are %g: no update (trainer.accept_threshold can say that this is good)"
+            logger.warning(said, self.step, len(keys), keys[0])
             return
         for group, chosen in zip(ranked, self._chosen(ranked), strict=True):
             accepted = [self._accepted(rollout) for rollout in group.outputs]

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from posttrain.build import run_job
 from posttrain.job import load_job
-from posttrain.report.comparison import comparison_picture
+from posttrain.report.comparison import BOTTOM, HEIGHT, LEFT, LIGHT, TOP, WIDTH, Axis
 from posttrain.training.run_log import read_metrics
 
 JOB = Path(__file__).parent / "small.yaml"
@@ -41,7 +41,35 @@ def points(metrics: list[dict[str, float]]) -> Points:
     """Each evaluation with the KL of the step after it, which samples from the same weights."""
     kl = {row["step"] - 1: row["raft/kl_to_initial"] for row in metrics if "raft/kl_to_initial" in row}
     evaluated = {row["step"]: row["eval/accuracy"] for row in metrics if "eval/accuracy" in row}
-    return [(kl[step], reward) for step, reward in evaluated.items() if step in kl]
+    return [(round(kl[step], 6), reward) for step, reward in evaluated.items() if step in kl]
+
+
+def picture(curves: dict[str, list[Points]]) -> str:
+    """An SVG with a dot for each evaluation of each seed, the last ones large."""
+    every = [point for arm in curves.values() for seed in arm for point in seed]
+    x = Axis.over([kl for kl, _ in every], LEFT, WIDTH - LEFT)
+    y = Axis.over([reward for _, reward in every], HEIGHT - BOTTOM, TOP)
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}">',
+        "<style>text { font: 13px system-ui, sans-serif; fill: #1b1c1e } line { stroke: #e4e4df }</style>",
+        f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#fff"/>',
+        f'<text x="{LEFT}" y="28">held-out reward over KL to the initial policy, nats a completion</text>',
+    ]
+    for tick in y.ticks:
+        at = y.pixel(tick)
+        parts.append(f'<line x1="{LEFT}" x2="{WIDTH - LEFT}" y1="{at}" y2="{at}"/>')
+        parts.append(f'<text x="{LEFT - 8}" y="{at + 4}" text-anchor="end">{tick:g}</text>')
+    parts += [f'<text x="{x.pixel(t)}" y="{HEIGHT - 30}" text-anchor="middle">{t:g}</text>' for t in x.ticks]
+    for place, (name, arm) in enumerate(curves.items()):
+        across = LEFT + 110 * place
+        parts.append(f'<circle cx="{across + 6}" cy="46" r="6" fill="{LIGHT[place]}"/>')
+        parts.append(f'<text x="{across + 18}" y="50">{name}</text>')
+        for seed in arm:
+            for number, (kl, reward) in enumerate(seed, start=1):
+                radius = 6 if number == len(seed) else 3
+                at = f'cx="{x.pixel(kl)}" cy="{y.pixel(reward)}"'
+                parts.append(f'<circle {at} r="{radius}" fill="{LIGHT[place]}" opacity=".75"/>')
+    return "\n".join([*parts, "</svg>"]) + "\n"
 
 
 def main() -> None:
@@ -61,8 +89,7 @@ def main() -> None:
     options.output.mkdir(parents=True, exist_ok=True)
     content = {"seeds": options.seeds, "points (KL, reward)": curves}
     (options.output / "points.json").write_text(json.dumps(content, indent=1) + "\n")
-    picture = comparison_picture(curves, "held-out reward", "KL to the initial policy, nats a completion")
-    (options.output / "tradeoff.svg").write_text(picture)
+    (options.output / "tradeoff.svg").write_text(picture(curves))
 
 
 if __name__ == "__main__":
