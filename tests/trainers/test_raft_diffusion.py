@@ -34,7 +34,7 @@ def test_redness_of_plain_images(recipe: ModuleType) -> None:
 def test_the_reward_of_images_rises_where_the_best_are_kept(recipe: ModuleType, tmp_path: Path) -> None:
     """From one warm start: three iterations on the reddest of eight, and on one of eight drawn blindly."""
     started = recipe.ShapeModel(seed=0)
-    recipe.warm_start(started, steps=150, batch_size=32)
+    recipe.warm_start(started, steps=80, batch_size=32)
     start, ends = recipe.evaluate(started, images_per_class=16)["eval/reward"], {}
     for selection in ("best", "random"):
         model = copy.deepcopy(started)
