@@ -118,7 +118,7 @@ class RewritingTask:
         wrong[one], wrong[other] = wrong[other], wrong[one]
         references = [style.format(answer) for style in STYLES[: self.config.references]]
         return Example(
-            id=f"{instruction}: {sentence}",
+            id=sentence,
             prompt=self.config.format.prompt(f"{instruction}: {sentence}"),
             references=references,
             demonstration=[*references, *[sentence] * self.config.copies],

@@ -10,15 +10,10 @@ from pydantic import ValidationError
 from posttrain.errors import DataError
 from posttrain.rewards.reward import RewardInput
 from posttrain.tasks.rewriting import REWRITE, Instruction, RewritingConfig, RewritingTask, is_held_out
-from posttrain.types import Example
 
 
 def task(**keys: Any) -> RewritingTask:
     return RewritingConfig.model_validate({"train_size": 300, "eval_size": 50, **keys}).build()
-
-
-def sentence(example: Example) -> str:
-    return example.id.partition(": ")[2]
 
 
 @pytest.mark.parametrize(
@@ -36,16 +31,16 @@ def test_a_reference_earns_the_full_reward_and_a_copy_or_an_exchange_less() -> N
     reward = made.reward()
     for example in examples:
         assert example.references == [
-            style.format(" ".join(REWRITE[example.metadata["instruction"]](sentence(example).split())))
+            style.format(" ".join(REWRITE[example.metadata["instruction"]](example.id.split())))
             for style in ("{}", "so {}", "{} now")
         ]
-        assert example.demonstration == [*example.references, sentence(example)]
+        assert example.demonstration == [*example.references, example.id]
         assert example.candidates[0] == example.references[0]
         outputs = reward.score([RewardInput(example, text) for text in [*example.references, example.candidates[1]]])
         *best, exchanged = [output.score or 0.0 for output in outputs]
         assert best == [1.0] * 3
         assert exchanged < 0.95
-        assert sorted(example.candidates[1].split()) == sorted(sentence(example).split())
+        assert sorted(example.candidates[1].split()) == sorted(example.id.split())
     assert {example.metadata["instruction"] for example in examples} == set(REWRITE)
 
 
@@ -55,8 +50,8 @@ def test_rows_are_of_the_seed_and_none_is_both_held_out_and_trained_on() -> None
     for one in made:
         assert len({example.id for example in one.train_examples()}) == 300
         assert len({example.id for example in one.eval_examples()}) == 50
-        assert all(is_held_out(sentence(example)) for example in one.eval_examples())
-        assert not any(is_held_out(sentence(example)) for example in one.train_examples())
+        assert all(is_held_out(example.id) for example in one.eval_examples())
+        assert not any(is_held_out(example.id) for example in one.train_examples())
     assert task(train_size=100).eval_examples() == made[0].eval_examples()
     assert task(train_size=100).train_examples() == made[0].train_examples()[:100]
 
@@ -78,8 +73,8 @@ def test_ids_from_a_file(tmp_path: Path) -> None:
     chosen = task(ids_from=str(file))
     assert chosen.train_examples() == [rows[7], rows[2]]
     assert chosen.eval_examples() == task().eval_examples()
-    file.write_text('{"id": "sort: no such row"}\n')
-    with pytest.raises(DataError, match="names 'sort: no such row', which is no training row"):
+    file.write_text('{"id": "no such row"}\n')
+    with pytest.raises(DataError, match="names 'no such row', which is no training row"):
         task(ids_from=str(file)).train_examples()
     with pytest.raises(DataError, match="there is no data file"):
         task(ids_from=str(tmp_path / "absent.jsonl")).train_examples()
