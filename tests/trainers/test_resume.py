@@ -270,9 +270,9 @@ def wait_for_step(folder: Path, step: int, process: Any) -> None:
 # ---- two processes ------------------------------------------------------------------------------------------------
 
 
-def run_on_two_ranks(folder: Path, *arguments: str) -> None:
+def run_on_two_ranks(folder: Path, method: str, *arguments: str) -> None:
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command = [*launcher, "-m", "posttrain", "train", str(folder.parent / "job.yaml"), *METHODS["oreal"]]
+    command = [*launcher, "-m", "posttrain", "train", str(folder.parent / "job.yaml"), *METHODS[method]]
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true"}
     finished = subprocess.run(
         [*command, f"run.folder={folder}", *arguments], env=environment, capture_output=True, text=True, timeout=300
@@ -281,14 +281,15 @@ def run_on_two_ranks(folder: Path, *arguments: str) -> None:
 
 
 @pytest.mark.slow
-def test_two_ranks_resume_exactly(tmp_path: Path) -> None:
+@pytest.mark.parametrize("method", ["oreal", "bleuberi"])
+def test_two_ranks_resume_exactly(method: str, tmp_path: Path) -> None:
     whole, folder = tmp_path / "whole", tmp_path / "resumed"
     (tmp_path / "job.yaml").write_text(JOB)
-    run_on_two_ranks(whole)
+    run_on_two_ranks(whole, method)
     shutil.copytree(whole, folder)
     for step in (5, 6):
         shutil.rmtree(folder / "checkpoints" / f"step_{step:06d}")
-    run_on_two_ranks(folder, "--resume", "auto")
+    run_on_two_ranks(folder, method, "--resume", "auto")
     assert (folder / "checkpoints" / "step_000006" / "random_states_1.pkl").is_file()
     assert_same_run(whole, folder)
 
