@@ -25,35 +25,41 @@ if TYPE_CHECKING:
 TOP_TOKENS = 20  # the most that OpenAI and vLLM give
 
 
-class GenerativeConfig(BaseRewardConfig):
+class JudgeConfig(BaseRewardConfig):
+    """What every reward that asks a language model is told: whom, how, and what becomes of the replies."""
+
+    judge: component_union(EndpointConfig, EngineJudgeConfig, PolicyJudgeConfig)  # type: ignore[valid-type]
+    template: str | None = Field(default=None, description="a YAML file; null: the built-in one")
+    sampling: Sampling = Field(default_factory=lambda: Sampling(temperature=0.0, max_completion_tokens=1024))
+    max_candidates: int = Field(default=8, ge=1, description="of several in one question, the most completions")
+    seed: int = Field(default=0, ge=0)
+    cache: str | None = Field(default=None, description="SQLite file that keeps replies over runs; null: none")
+
+    @model_validator(mode="after")
+    def _the_policy_is_not_cached(self) -> "JudgeConfig":
+        if self.cache is not None and isinstance(self.judge, PolicyJudgeConfig):
+            raise ValueError("cache: the replies of the policy change with its weights; leave cache out")
+        return self
+
+
+class GenerativeConfig(JudgeConfig):
     """``{type: generative, judge: {type: endpoint, base_url: ..., model: ...}}``."""
 
     type: Literal["generative"] = "generative"
-    judge: component_union(EndpointConfig, EngineJudgeConfig, PolicyJudgeConfig)  # type: ignore[valid-type]
     mode: Literal["pointwise", "yes_probability", "pairwise", "listwise"] = "pointwise"
-    template: str | None = Field(default=None, description="a YAML file; null: the built-in one of the mode")
-    sampling: Sampling = Field(default_factory=lambda: Sampling(temperature=0.0, max_completion_tokens=1024))
     yes: tuple[str, ...] = Field(default=("yes",), min_length=1, description="yes_probability: any case and spacing")
     no: tuple[str, ...] = Field(default=("no",), min_length=1)
     min_answer_mass: float = Field(default=0.1, ge=0, le=1, description="less probability on yes and no: unparseable")
     against: Literal["reference", "group"] = Field(default="reference", description="pairwise: compared with what")
     opponents: int = Field(default=1, ge=1, description="pairwise: references, or next ones in the group")
-    max_candidates: int = Field(default=8, ge=1, description="listwise: most completions in one question")
-    seed: int = Field(default=0, ge=0)
-    cache: str | None = Field(default=None, description="SQLite file that keeps replies over runs; null: none")
-
-    @model_validator(mode="after")
-    def _the_policy_is_not_cached(self) -> "GenerativeConfig":
-        if self.cache is not None and isinstance(self.judge, PolicyJudgeConfig):
-            raise ValueError("cache: the replies of the policy change with its weights; leave cache out")
-        return self
 
     def make(self) -> Reward:
         return GenerativeReward(self)
 
 
-class GenerativeReward:
-    """Neighbours of one example are a group, as trainers score them; equal questions of a batch are asked once.
+class JudgeReward:
+    """A reward that asks; a subclass says what (``judging``). Neighbours of one example are a group, as trainers score
+    them; equal questions of a batch are asked once.
 
     Errors: ``unparseable`` for a reply outside the grammar of ``rewards.judge.judgement``; ``unavailable`` and
     ``timeout`` where the judge did not reply; ``invalid_input`` for an example that lacks what the mode or the template
@@ -64,12 +70,13 @@ class GenerativeReward:
     """
 
     name = "judge"
+    top = 0  # likeliest first tokens that are asked for instead of a text
 
-    def __init__(self, config: GenerativeConfig) -> None:
+    def __init__(self, config: JudgeConfig, template: str) -> None:
         from posttrain.rewards.judge.disk_cache import DiskCache
 
         self.config = config
-        self.template = load_template(config.template or config.mode)
+        self.template = load_template(config.template or template)
         self.judge: Judge = config.judge.build()
         self.cache = DiskCache(config.cache) if config.cache is not None else None
 
@@ -91,26 +98,22 @@ class GenerativeReward:
         if isinstance(self.judge, PolicyJudge):
             self.judge.lend(engine, turn)
 
+    def judging(self, group: list[RewardInput]) -> Judging:
+        """What is asked about the completions of one example."""
+        raise NotImplementedError(f"{type(self).__name__} must define judging")
+
     def _judging(self, group: list[RewardInput]) -> Judging:
         from jinja2 import TemplateError
 
-        config = self.config
-        ask: Ask = partial(self.template.conversation, group[0].example, seed=config.seed)
         try:
-            if config.mode == "pointwise":
-                return pointwise(group, ask)
-            if config.mode == "yes_probability":
-                return yes_probability(group, ask, config.yes, config.no, config.min_answer_mass)
-            if config.mode == "pairwise":
-                return pairwise(group, ask, config.against, config.opponents)
-            return listwise(group, ask, config.max_candidates, config.seed)
+            return self.judging(group)
         except TemplateError as error:
             message = f"the judge's template cannot be filled: {error}"
             return Judging([], lambda _: [RewardOutput(None, error="invalid_input", message=message) for _ in group])
 
     def _replies(self, questions: Sequence[Conversation]) -> list[Reply]:
         """A reply for each question; those in the cache are not asked, and those without an error go into it."""
-        top = TOP_TOKENS if self.config.mode == "yes_probability" else 0
+        top = self.top
         sampling = Sampling(temperature=0.0, max_completion_tokens=1) if top else self.config.sampling
         settings = [self.judge.identity, sampling.model_dump(), self.config.seed, top]
         keys = [_digest([*settings, question]) for question in questions]
@@ -124,6 +127,27 @@ class GenerativeReward:
         if self.cache is not None:
             self.cache.put({key: _dumps(reply) for key, reply in found.items() if reply.error is None})
         return [(known | found)[key] for key in keys]
+
+
+class GenerativeReward(JudgeReward):
+    """A judge that is asked in one of four ways."""
+
+    config: GenerativeConfig
+
+    def __init__(self, config: GenerativeConfig) -> None:
+        super().__init__(config, config.mode)
+        self.top = TOP_TOKENS if config.mode == "yes_probability" else 0
+
+    def judging(self, group: list[RewardInput]) -> Judging:
+        config = self.config
+        ask: Ask = partial(self.template.conversation, group[0].example, seed=config.seed)
+        if config.mode == "pointwise":
+            return pointwise(group, ask)
+        if config.mode == "yes_probability":
+            return yes_probability(group, ask, config.yes, config.no, config.min_answer_mass)
+        if config.mode == "pairwise":
+            return pairwise(group, ask, config.against, config.opponents)
+        return listwise(group, ask, config.max_candidates, config.seed)
 
 
 def _digest(value: Any) -> str:

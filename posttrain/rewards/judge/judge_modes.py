@@ -41,7 +41,7 @@ def pointwise(group: Sequence[RewardInput], ask: Ask) -> Judging:
 
     def output(reply: Reply) -> RewardOutput:
         score = parse_score(reply.text)
-        return _failed(reply, "Score: 7") if score is None else _scored(score)
+        return failed(reply, "Score: 7") if score is None else _scored(score)
 
     return Judging([ask([Candidate.of(item)]) for item in group], lambda replies: list(map(output, replies)))
 
@@ -56,7 +56,7 @@ def yes_probability(
         if reply.error is None and mass < min_answer_mass:
             message = f"only {mass:.2g} of the first token's probability is on {'/'.join([*yes, *no])}"
             return RewardOutput(None, {"answer_mass": mass}, "unparseable", message)
-        return _failed(reply, "") if reply.error else RewardOutput(probability, {"answer_mass": mass})
+        return failed(reply, "") if reply.error else RewardOutput(probability, {"answer_mass": mass})
 
     return Judging([ask([Candidate.of(item)]) for item in group], lambda replies: list(map(output, replies)))
 
@@ -99,7 +99,7 @@ def listwise(group: Sequence[RewardInput], ask: Ask, max_candidates: int, seed: 
             scores = parse_scores(reply.text, len(hand)) if reply.error is None else None
             for position, candidate in enumerate(hand):
                 found[candidate] = (
-                    partial(_failed, reply, f"Scores: [..] with {len(hand)} numbers")
+                    partial(failed, reply, f"Scores: [..] with {len(hand)} numbers")
                     if scores is None
                     else partial(_scored, scores[position], position=float(position))
                 )
@@ -112,7 +112,7 @@ def compared(first: Reply, second: Reply) -> RewardOutput:
     """1, 0.5 or 0: how the candidate fared that is A in ``first`` and B in ``second``, the same pair swapped."""
     winner, swapped = parse_winner(first.text), parse_winner(second.text)
     if winner is None or swapped is None:
-        return _failed(first if winner is None else second, "Winner: A|B|tie")
+        return failed(first if winner is None else second, "Winner: A|B|tie")
     agree = WINS[winner] == 1.0 - WINS[swapped]
     return RewardOutput(WINS[winner] if agree else 0.5, {"position_disagreement": float(not agree)})
 
@@ -143,6 +143,7 @@ def _scored(score: float, **parts: float) -> RewardOutput:
     return RewardOutput(unit_score(score), {"judge_score": score, **parts})
 
 
-def _failed(reply: Reply, wanted: str) -> RewardOutput:
+def failed(reply: Reply, wanted: str) -> RewardOutput:
+    """The error of a reply that did not come, or has no line ``wanted``."""
     message = reply.message or f"no line `{wanted}` in the reply, which ends {reply.text[-SHOWN:]!r}"
     return RewardOutput(None, error=reply.error or "unparseable", message=message)

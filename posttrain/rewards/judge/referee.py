@@ -1,0 +1,196 @@
+"""The referee of URPO (arXiv 2507.17515): one form of question and of reply for ranked candidates, for a policy's own
+answers while it trains, and for the trained model as a reward."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from math import ceil, isfinite
+from random import Random
+from statistics import fmean
+from typing import Literal
+
+from pydantic import Field
+
+from posttrain.errors import DataError
+from posttrain.objectives.agreement import (
+    Agreement,
+    SelfReward,
+    agreement_reward,
+    pair_accuracy,
+    rank_shares,
+    unpermuted,
+)
+from posttrain.rewards.judge.generative import JudgeConfig, JudgeReward
+from posttrain.rewards.judge.judge_modes import Judging, failed
+from posttrain.rewards.judge.judgement import (
+    Candidate,
+    Conversation,
+    JudgeTemplate,
+    Reply,
+    parse_scores,
+    unit_score,
+)
+from posttrain.rewards.reward import Reward, RewardInput, RewardOutput
+from posttrain.rollout.seeds import derive_seed
+from posttrain.types import Example
+
+
+class RefereeConfig(JudgeConfig):
+    """``{type: referee, judge: {type: engine, model: RUN/model}}``: a model as it refereed in its own training."""
+
+    type: Literal["referee"] = "referee"
+    samples: int = Field(default=1, ge=1, description="questions about each completion, in orders of their own")
+    self_reward: SelfReward = Field(default="score", description="rank: only the order of the scores counts")
+
+    def make(self) -> Reward:
+        return RefereeReward(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Referee:
+    """Questions about candidates, all of a question scored in one line ``Scores: [7, 3, 9]``.
+
+    Up to ``max_candidates`` are in a question, in an order drawn from its seed; ``shorten`` cuts a long candidate.
+    """
+
+    template: JudgeTemplate
+    samples: int = 1
+    max_candidates: int = 8
+    self_reward: SelfReward = "score"
+    shorten: Callable[[Candidate], Candidate] = lambda candidate: candidate
+
+    def shown(self, example: Example, order: Sequence[int], seed: int = 0) -> Example:
+        """A preference example as the prompt that asks to score its candidates, which are now in ``order``;
+        ``metadata["gold"]`` ranks them, higher is better.
+
+        Raises:
+            DataError: its ranks or candidates cannot be used.
+            jinja2.TemplateError: the template needs something that it lacks.
+        """
+        gold = gold_of(example)
+        texts = [example.candidates[row] for row in order]
+        question = self.template.conversation(example, [self.shorten(Candidate(text)) for text in texts], seed)
+        metadata = example.metadata | {"gold": [gold[row] for row in order]}
+        return replace(example, prompt=question, candidates=texts, metadata=metadata)
+
+    def judging(
+        self, group: Sequence[RewardInput], seed: int, fits: Callable[[Conversation], bool] = lambda question: True
+    ) -> Judging:
+        """``samples`` times a new split of the completions into questions that ``fits``; equal texts are one candidate.
+
+        A score s counts (s - 1) / 9, and a completion gets the mean over the samples that could be read. Parts:
+        ``self_score``; ``position``, its mean place; ``judged``, the share of samples that could be read; and
+        ``disagreement``, the largest difference between two of them.
+
+        Raises:
+            jinja2.TemplateError: the template needs something that the example lacks.
+        """
+        candidates = [self.shorten(Candidate.of(item)) for item in group]
+        distinct = list(dict.fromkeys(candidates))
+        hands: list[list[int]] = []
+        questions: list[Conversation] = []
+        for sample in range(self.samples):
+            order = shuffled(len(distinct), derive_seed(seed, sample))
+            for number in range(ceil(len(order) / self.max_candidates), len(order) + 1):
+                split = [order[start::number] for start in range(number)]
+                asked = [
+                    self.template.conversation(
+                        group[0].example, [distinct[row] for row in hand], derive_seed(seed, sample)
+                    )
+                    for hand in split
+                ]
+                if all(map(fits, asked)):
+                    break
+            hands += split
+            questions += asked
+
+        def outputs(replies: Sequence[Reply]) -> list[RewardOutput]:
+            values = [self._values(reply, len(hand)) for reply, hand in zip(replies, hands, strict=True)]
+            places = unpermuted(hands, [list(map(float, range(len(hand)))) for hand in hands], len(distinct))
+            of_row = unpermuted(hands, values, len(distinct))
+            unread = next((reply for reply, row in zip(replies, values, strict=True) if row is None), Reply())
+            found = {
+                candidate: _self_score(own, fmean(place), self.samples) if own else failed(unread, "Scores: [..]")
+                for candidate, own, place in zip(distinct, of_row, places, strict=True)
+            }
+            return [replace(found[each], parts=dict(found[each].parts)) for each in candidates]
+
+        return Judging(questions, outputs)
+
+    def _values(self, reply: Reply, number: int) -> list[float] | None:
+        scores = parse_scores(reply.text, number) if reply.error is None else None
+        if scores is None:
+            return None
+        return rank_shares(scores) if self.self_reward == "rank" else list(map(unit_score, scores))
+
+
+class RefereeReward(JudgeReward):
+    """The completions of an example, scored against each other as ``Referee`` has them scored."""
+
+    name = "referee"
+    config: RefereeConfig
+
+    def __init__(self, config: RefereeConfig) -> None:
+        super().__init__(config, "listwise")
+        self.referee = Referee(self.template, config.samples, config.max_candidates, config.self_reward)
+
+    def judging(self, group: list[RewardInput]) -> Judging:
+        seed = derive_seed(self.config.seed, *(item.completion for item in group))
+        return self.referee.judging(group, seed)
+
+
+class AgreementReward:
+    """A reply to ``Referee.shown``: how well its scores agree with the ranking, from 0 to 1. One that cannot be read,
+    or was cut off, scores ``malformed_reward``. Parts: ``pair_accuracy`` (ties 1/2, malformed 0) and ``malformed``.
+
+    ``invalid_input``: the example is no such prompt.
+    """
+
+    def __init__(self, measure: Agreement = "tau_gold", malformed_reward: float = -0.5) -> None:
+        self.measure: Agreement = measure
+        self.malformed_reward = malformed_reward
+
+    def score(self, inputs: Sequence[RewardInput]) -> list[RewardOutput]:
+        return list(map(self._score, inputs))
+
+    def close(self) -> None:
+        """There is nothing to end."""
+
+    def _score(self, item: RewardInput) -> RewardOutput:
+        gold = item.example.metadata.get("gold")
+        if gold is None:
+            return RewardOutput(None, error="invalid_input", message="the example does not show ranked candidates")
+        scores = None if item.finish_reason == "length" else parse_scores(item.completion, len(gold))
+        if scores is None:
+            return RewardOutput(self.malformed_reward, {"pair_accuracy": 0.0, "malformed": 1.0})
+        parts = {"pair_accuracy": pair_accuracy(gold, scores), "malformed": 0.0}
+        return RewardOutput(agreement_reward(gold, scores, self.measure), parts)
+
+
+def gold_of(example: Example) -> list[float]:
+    """What each candidate is worth, higher is better: by ``metadata["ranks"]`` (1 is best, equal ranks allowed), else
+    the candidates are ranked as they stand, the best first.
+
+    Raises:
+        DataError: there are fewer than two candidates, one is empty, or the ranks tell none apart or are no numbers.
+    """
+    where, candidates = f"preference example {example.id!r}", example.candidates
+    if len(candidates) < 2 or not all(text.strip() for text in candidates):
+        raise DataError(f"{where} needs at least two candidates, none of them empty; it has {candidates!r}")
+    ranks = example.metadata.get("ranks", range(1, len(candidates) + 1))
+    try:
+        gold = [-float(rank) for rank in ranks]
+    except (TypeError, ValueError):
+        raise DataError(f"{where}: ranks should be numbers, 1 the best, not {ranks!r}") from None
+    if len(gold) != len(candidates) or len(set(gold)) < 2 or not all(map(isfinite, gold)):
+        raise DataError(f"{where}: {len(candidates)} candidates need as many ranks, not all equal, not {ranks!r}")
+    return gold
+
+
+def shuffled(number: int, seed: int) -> list[int]:
+    """0 to ``number`` - 1 in an order drawn from ``seed``."""
+    return Random(seed).sample(range(number), number)
+
+
+def _self_score(values: Sequence[float], position: float, samples: int) -> RewardOutput:
+    parts = {"self_score": fmean(values), "position": position, "judged": len(values) / samples}
+    return RewardOutput(parts["self_score"], parts | {"disagreement": max(values) - min(values)})

@@ -1,0 +1,236 @@
+"""URPO: the policy answers and, in the same batch, judges answers: its own too (arXiv 2507.17515)."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+from typing import Any, ClassVar
+
+from posttrain.data.chat import PromptEncoder
+from posttrain.data.mixture import MixtureSampler
+from posttrain.errors import DataError
+from posttrain.evaluation.held_out import answer_and_score
+from posttrain.rewards.composition import RouteReward
+from posttrain.rewards.judge.judgement import Candidate, Conversation, Reply, load_template
+from posttrain.rewards.judge.referee import AgreementReward, Referee, shuffled
+from posttrain.rollout.seeds import derive_seed
+from posttrain.trainers.collection import FollowUp, record_scores, reward_inputs
+from posttrain.trainers.credit import scored
+from posttrain.trainers.grpo import GRPOTrainer, rewards_of
+from posttrain.trainers.urpo_config import URPOConfig
+from posttrain.trainers.urpo_guards import Alarms, RefereeGate, accuracy_of, held_out_metrics, step_metrics
+from posttrain.types import Example, Rollout, RolloutGroup, RolloutRequest, TrainingSample
+
+logger = logging.getLogger(__name__)
+
+
+class URPOTrainer(GRPOTrainer):
+    """GRPO (see there) over prompts of three kinds in one batch, with the rewards
+
+    ::
+
+        verifiable    the job's reward
+        preference    (tau + 1) / 2 of the scores that the policy, as referee, gives to ranked candidates
+        open          (s - 1) / 9 of the score s that the policy, as referee, gives to its own answer in its group
+
+    Referee tokens are trained where there is a ranking, and not where they scored the policy's own answers.
+    """
+
+    method: ClassVar[str] = "urpo"
+    config_class = URPOConfig
+    config: URPOConfig
+
+    def __init__(self, model: str | Path, config: URPOConfig, **components: Any) -> None:
+        train = [self._withheld(example, config) for example in components["train_dataset"]]
+        held_out = components.get("eval_dataset", ())
+        players = [example for example in held_out if example.task != "preference"]
+        super().__init__(model, config, **components | {"train_dataset": train, "eval_dataset": players})
+        judge, agreement = self.reward, AgreementReward(config.agreement, config.malformed_reward)
+        self.reward = RouteReward({"verifiable": judge, "open": judge, "preference": agreement})
+        self.referee = Referee(
+            load_template(config.referee_template),
+            config.referee_samples,
+            config.referee_max_candidates,
+            config.self_reward,
+            self._shortened,
+        )
+        budget = {"max_completion_tokens": config.referee_max_completion_tokens}
+        self.referee_sampling = config.sampling.model_copy(update=budget)
+        self.judgement_sampling = config.sampling.model_copy(
+            update=budget | {"temperature": config.self_judgement_temperature}
+        )
+        room = self.engine.context_length - config.referee_max_completion_tokens
+        self.referee_encoder = PromptEncoder(self.tokenizer, room)
+        self.mix = config.task_mix.model_dump()
+        self.sampler: MixtureSampler = MixtureSampler(train, self.mix, self.run.seed)  # type: ignore[assignment]
+        self.gate = RefereeGate(
+            config.referee_min_accuracy,
+            config.referee_close_accuracy,
+            config.referee_close_steps,
+            is_open=not config.gated,
+        )
+        self.sampler.mix = self.gate.mix(self.mix)
+        self.alarms = Alarms(config.alarms)
+        self.watched: dict[str, float] = {}
+        self.held_out_pairs = [
+            self.referee.shown(example, order)
+            for example in held_out
+            if example.task == "preference"
+            for order in _both_ways(example)
+        ]
+        shown = [self.referee.shown(each, range(len(each.candidates))) for each in train if each.task == "preference"]
+        self.referee_encoder.check([*shown, *self.held_out_pairs])
+
+    # ---- what is sampled ---------------------------------------------------------------------------------------------
+
+    def request(self, example: Example, number: int) -> RolloutRequest:
+        """A preference is shown to the referee, its candidates in one order for the whole group."""
+        request = super().request(example, number)
+        if example.task != "preference":
+            return replace(request, role="player")
+        order = shuffled(len(example.candidates), derive_seed(request.seed, "order"))
+        shown = self.referee.shown(example, order, request.seed)
+        ids = self.referee_encoder.prompt_ids(shown)
+        return replace(request, example=shown, prompt_ids=ids, sampling=self.referee_sampling, role="referee")
+
+    def sample(self, requests: Sequence[RolloutRequest]) -> list[RolloutGroup]:
+        """A group of open answers asks its referee as soon as it is drawn, in the same batch of the engine."""
+        return self.draw_and_score(requests, follow_up=self.follow_up)
+
+    def follow_up(self, group: RolloutGroup) -> FollowUp | None:
+        """The questions about a group of the policy's answers; None: it is not self-scored."""
+        is_open, name = group.example.task == "open", group.rollouts[0].request_id
+        wanted = self.config.open_reward == "referee" if is_open else self._is_audited(group)
+        if not wanted:
+            return None
+        seed = derive_seed(self.run.seed, "referee", name)
+        judging = self.referee.judging(reward_inputs(group), seed, lambda question: self._ids(question) is not None)
+        names = [f"{name}.referee{number}" for number in range(len(judging.questions))]
+        requests = [
+            RolloutRequest(
+                each, group.example, ids, self.judgement_sampling, seed=derive_seed(seed, each), role="referee"
+            )
+            for each, question in zip(names, judging.questions, strict=True)
+            if (ids := self._ids(question)) is not None
+        ]
+
+        def conclude(rollouts: Sequence[Rollout]) -> None:
+            written = {rollout.request_id: rollout for rollout in rollouts}
+            outputs = judging.outputs([_reply(written.get(each)) for each in names])
+            if is_open:
+                record_scores(group.rollouts, outputs)
+            else:
+                for rollout, output in zip(group.rollouts, outputs, strict=True):
+                    rollout.reward_parts |= output.parts
+
+        return FollowUp(requests, conclude, instead=is_open)
+
+    def _is_audited(self, group: RolloutGroup) -> bool:
+        draw = Random(derive_seed(self.run.seed, "audit", group.rollouts[0].request_id))
+        return group.example.task == "verifiable" and draw.random() < self.config.verifiable_audit_fraction
+
+    def _ids(self, question: Conversation) -> list[int] | None:
+        """None: the context has no room for it and a reply."""
+        try:
+            return self.referee_encoder.prompt_ids(Example("question", question))
+        except DataError:
+            return None
+
+    def _shortened(self, candidate: Candidate) -> Candidate:
+        ids = self.encoder.completion_ids(candidate.text)
+        if len(ids) <= (limit := self.config.referee_candidate_tokens):
+            return candidate
+        return Candidate(self.encoder.text(ids[:limit]), cut=True)
+
+    @staticmethod
+    def _withheld(example: Example, config: URPOConfig) -> Example:
+        """An open example without anything that tells a good answer, unless a separate reward needs it."""
+        if example.task != "open" or config.open_reward == "separate":
+            return example
+        return replace(example, answer=None, references=[], demonstration=None)
+
+    # ---- credit ------------------------------------------------------------------------------------------------------
+
+    def assign_credit(self, groups: Sequence[RolloutGroup]) -> list[TrainingSample]:
+        """GRPO's, times the task's weight; no sample of open groups whose scores hardly differ."""
+        kept = [group for group in groups if not self._is_flat(group)]
+        task_of = {f"{r.request_id}/{r.index}": group.example.task for group in kept for r in group.rollouts}
+        weights: dict[str, float] = self.config.task_weight.model_dump()
+        samples = [_weighted(sample, weights[task_of[sample.id]]) for sample in super().assign_credit(kept)]
+        self._watch(groups, {task: [s for s in samples if task_of[s.id] == task] for task in weights})
+        return samples
+
+    def _is_flat(self, group: RolloutGroup) -> bool:
+        rewards = rewards_of(scored(group))
+        return group.example.task == "open" and (len(rewards) < 2 or bool(rewards.std() <= self.config.min_group_std))
+
+    def _watch(self, groups: Sequence[RolloutGroup], samples: Mapping[str, Sequence[TrainingSample]]) -> None:
+        """The step's metrics, and what its preferences say of the gate."""
+        self.watched = step_metrics(groups, samples)
+        accuracy = accuracy_of(groups)
+        if accuracy is not None:
+            self.watched["referee/pair_accuracy"] = accuracy
+        if accuracy is not None and self.config.gated:
+            if self.gate.observe(accuracy):
+                logger.warning(
+                    "step %d: the referee's accuracy fell to %.3f; open prompts give way to preferences again",
+                    self.step,
+                    self.gate.accuracy,
+                )
+            self.sampler.mix = self.gate.mix(self.mix)
+        self.watched |= {"referee/running_accuracy": self.gate.accuracy, "referee/gate_open": float(self.gate.is_open)}
+
+    def before_update(self, samples: list[TrainingSample]) -> tuple[list[TrainingSample], dict[str, float]]:
+        """Only metrics, and the alarms that they ring."""
+        self.alarms.check(self.step, self.watched)
+        return samples, self.watched
+
+    def evaluate(self) -> dict[str, float]:
+        """mean@k over the player's held-out prompts, and the referee on held-out preferences."""
+        metrics = super().evaluate()
+        if self.held_out_pairs:
+            metrics |= held_out_metrics(
+                answer_and_score(
+                    self.accelerator,
+                    self.engine,
+                    self.referee_encoder,
+                    self.held_out_pairs,
+                    self.reward,
+                    sampling=self.judgement_sampling,
+                    n=1,
+                    seed=self.run.seed,
+                )
+            )
+        self.alarms.check(self.step, metrics)
+        return metrics
+
+    # ---- state -------------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Also the gate and the alarms."""
+        return super().state_dict() | {"gate": self.gate.state_dict(), "alarms": list(self.alarms.counts)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore ``state_dict``."""
+        super().load_state_dict(state)
+        self.gate.load_state_dict(state["gate"])
+        self.sampler.mix = self.gate.mix(self.mix)
+        self.alarms.counts = list(state["alarms"])
+
+
+def _both_ways(example: Example) -> list[list[int]]:
+    order = shuffled(len(example.candidates), derive_seed("held out", example.id))
+    return [order, order[::-1]]
+
+
+def _reply(rollout: Rollout | None) -> Reply:
+    if rollout is None:
+        return Reply(error="invalid_input", message="the answers are longer than the context")
+    if rollout.finish_reason == "length":
+        return Reply(error="unparseable", message="the referee was cut off before its scores")
+    return Reply(rollout.text)
+
+
+def _weighted(sample: TrainingSample, factor: float) -> TrainingSample:
+    return sample if factor == 1 else replace(sample, token_weights=[w * factor for w in sample.token_weights])
