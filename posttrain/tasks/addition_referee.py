@@ -21,7 +21,7 @@ class AdditionRefereeConfig(Config):
     nearer to the truth preferred; half of the pairs hold the exact answer. A held-out problem is there to be solved and
     as a pair.
 
-    ``demonstrations`` are examples of both forms for a warm start: answers, and *random* scores.
+    ``demonstrations`` are examples of both forms for a warm start: the verifiable answers, and *random* scores.
     """
 
     type: Literal["addition_referee"] = "addition_referee"
@@ -72,7 +72,8 @@ class AdditionRefereeTask:
         ends = pairs + round(self.config.open * len(train))
         ranked, open_ones = map(self._pair, train[:pairs]), [replace(each, task="open") for each in train[pairs:ends]]
         if self.config.form == "demonstrations":
-            return [*map(self._refereed, ranked), *train[pairs:]], held_out
+            referee = Referee(load_template(self.config.template))
+            return [*(_with_random_scores(referee, each) for each in ranked), *train[ends:]], held_out
         return [*ranked, *open_ones, *train[ends:]], [*held_out, *map(self._pair, held_out)]
 
     def _pair(self, example: Example) -> Example:
@@ -89,9 +90,9 @@ class AdditionRefereeTask:
             metadata=metadata,
         )  # fmt: skip
 
-    def _refereed(self, example: Example) -> Example:
-        """The referee's prompt with scores that say nothing."""
-        rng = random.Random(f"scores/{example.id}")
-        scores = [rng.randint(1, 9) for _ in example.candidates]
-        shown = Referee(load_template(self.config.template)).shown(example, rng.sample(range(2), 2))
-        return replace(shown, demonstration=f"Scores: {scores}")
+
+def _with_random_scores(referee: Referee, pair: Example) -> Example:
+    """The referee's prompt, and a reply in its form that says nothing."""
+    rng = random.Random(f"scores/{pair.id}")
+    shown = referee.shown(pair, rng.sample(range(2), 2))
+    return replace(shown, demonstration=f"Scores: {[rng.randint(1, 9) for _ in shown.candidates]}")

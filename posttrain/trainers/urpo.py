@@ -1,6 +1,5 @@
 """URPO: the policy answers and, in the same batch, judges answers: its own too (arXiv 2507.17515)."""
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,8 +20,6 @@ from posttrain.trainers.grpo import GRPOTrainer, rewards_of
 from posttrain.trainers.urpo_config import URPOConfig
 from posttrain.trainers.urpo_guards import Alarms, RefereeGate, accuracy_of, held_out_metrics, step_metrics
 from posttrain.types import Example, Rollout, RolloutGroup, RolloutRequest, TrainingSample
-
-logger = logging.getLogger(__name__)
 
 
 class URPOTrainer(GRPOTrainer):
@@ -82,8 +79,6 @@ class URPOTrainer(GRPOTrainer):
         shown = [self.referee.shown(each, range(len(each.candidates))) for each in train if each.task == "preference"]
         self.referee_encoder.check([*shown, *self.held_out_pairs])
 
-    # ---- what is sampled ---------------------------------------------------------------------------------------------
-
     def request(self, example: Example, number: int) -> RolloutRequest:
         """A preference is shown to the referee, its candidates in one order for the whole group."""
         request = super().request(example, number)
@@ -101,23 +96,24 @@ class URPOTrainer(GRPOTrainer):
     def follow_up(self, group: RolloutGroup) -> FollowUp | None:
         """The questions about a group of the policy's answers; None: it is not self-scored."""
         is_open, name = group.example.task == "open", group.rollouts[0].request_id
-        wanted = self.config.open_reward == "referee" if is_open else self._is_audited(group)
-        if not wanted:
+        if not (self.config.open_reward == "referee" if is_open else self._is_audited(group)):
             return None
         seed = derive_seed(self.run.seed, "referee", name)
-        judging = self.referee.judging(reward_inputs(group), seed, lambda question: self._ids(question) is not None)
-        names = [f"{name}.referee{number}" for number in range(len(judging.questions))]
+        judging = self.referee.judging(reward_inputs(group), seed, self._fits)
         requests = [
             RolloutRequest(
-                each, group.example, ids, self.judgement_sampling, seed=derive_seed(seed, each), role="referee"
+                id=f"{name}.referee{number}",
+                example=group.example,
+                prompt_ids=self.referee_encoder.prompt_ids(Example("question", question)),
+                sampling=self.judgement_sampling,
+                seed=derive_seed(seed, number),
+                role="referee",
             )
-            for each, question in zip(names, judging.questions, strict=True)
-            if (ids := self._ids(question)) is not None
+            for number, question in enumerate(judging.questions)
         ]
 
         def conclude(rollouts: Sequence[Rollout]) -> None:
-            written = {rollout.request_id: rollout for rollout in rollouts}
-            outputs = judging.outputs([_reply(written.get(each)) for each in names])
+            outputs = judging.outputs(list(map(_reply, rollouts)))
             if is_open:
                 record_scores(group.rollouts, outputs)
             else:
@@ -130,12 +126,12 @@ class URPOTrainer(GRPOTrainer):
         draw = Random(derive_seed(self.run.seed, "audit", group.rollouts[0].request_id))
         return group.example.task == "verifiable" and draw.random() < self.config.verifiable_audit_fraction
 
-    def _ids(self, question: Conversation) -> list[int] | None:
-        """None: the context has no room for it and a reply."""
+    def _fits(self, question: Conversation) -> bool:
         try:
-            return self.referee_encoder.prompt_ids(Example("question", question))
+            self.referee_encoder.check([Example("question", question)])
         except DataError:
-            return None
+            return False
+        return True
 
     def _shortened(self, candidate: Candidate) -> Candidate:
         ids = self.encoder.completion_ids(candidate.text)
@@ -149,8 +145,6 @@ class URPOTrainer(GRPOTrainer):
         if example.task != "open" or config.open_reward == "separate":
             return example
         return replace(example, answer=None, references=[], demonstration=None)
-
-    # ---- credit ------------------------------------------------------------------------------------------------------
 
     def assign_credit(self, groups: Sequence[RolloutGroup]) -> list[TrainingSample]:
         """GRPO's, times the task's weight; no sample of open groups whose scores hardly differ."""
@@ -171,14 +165,9 @@ class URPOTrainer(GRPOTrainer):
         accuracy = accuracy_of(groups)
         if accuracy is not None:
             self.watched["referee/pair_accuracy"] = accuracy
-        if accuracy is not None and self.config.gated:
-            if self.gate.observe(accuracy):
-                logger.warning(
-                    "step %d: the referee's accuracy fell to %.3f; open prompts give way to preferences again",
-                    self.step,
-                    self.gate.accuracy,
-                )
-            self.sampler.mix = self.gate.mix(self.mix)
+            if self.config.gated:
+                self.gate.observe(accuracy)
+                self.sampler.mix = self.gate.mix(self.mix)
         self.watched |= {"referee/running_accuracy": self.gate.accuracy, "referee/gate_open": float(self.gate.is_open)}
 
     def before_update(self, samples: list[TrainingSample]) -> tuple[list[TrainingSample], dict[str, float]]:
@@ -190,22 +179,11 @@ class URPOTrainer(GRPOTrainer):
         """mean@k over the player's held-out prompts, and the referee on held-out preferences."""
         metrics = super().evaluate()
         if self.held_out_pairs:
-            metrics |= held_out_metrics(
-                answer_and_score(
-                    self.accelerator,
-                    self.engine,
-                    self.referee_encoder,
-                    self.held_out_pairs,
-                    self.reward,
-                    sampling=self.judgement_sampling,
-                    n=1,
-                    seed=self.run.seed,
-                )
-            )
+            asked = (self.accelerator, self.engine, self.referee_encoder, self.held_out_pairs, self.reward)
+            groups = answer_and_score(*asked, sampling=self.judgement_sampling, n=1, seed=self.run.seed)
+            metrics |= held_out_metrics(groups)
         self.alarms.check(self.step, metrics)
         return metrics
-
-    # ---- state -------------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
         """Also the gate and the alarms."""
@@ -224,12 +202,9 @@ def _both_ways(example: Example) -> list[list[int]]:
     return [order, order[::-1]]
 
 
-def _reply(rollout: Rollout | None) -> Reply:
-    if rollout is None:
-        return Reply(error="invalid_input", message="the answers are longer than the context")
-    if rollout.finish_reason == "length":
-        return Reply(error="unparseable", message="the referee was cut off before its scores")
-    return Reply(rollout.text)
+def _reply(rollout: Rollout) -> Reply:
+    cut = rollout.finish_reason == "length"
+    return Reply(error="unparseable", message="the referee was cut off") if cut else Reply(rollout.text)
 
 
 def _weighted(sample: TrainingSample, factor: float) -> TrainingSample:

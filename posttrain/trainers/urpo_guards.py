@@ -1,7 +1,9 @@
 """What watches the referee of URPO: a gate before self-reward, numbers that show self-reward gone wrong, alarms."""
 
+import logging
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from statistics import fmean, pstdev
 from typing import Any
 
@@ -10,7 +12,9 @@ from posttrain.objectives.agreement import agreement, pair_counts
 from posttrain.rewards.judge.judgement import parse_scores, unit_score
 from posttrain.rewards.scoring.check import spearman
 from posttrain.trainers.urpo_config import Alarm
-from posttrain.types import Rollout, RolloutGroup, TrainingSample
+from posttrain.types import RolloutGroup, TrainingSample
+
+logger = logging.getLogger(__name__)
 
 MEMORY = 0.9  # of the running accuracy, each step
 
@@ -26,13 +30,17 @@ class RefereeGate:
     below: int = 0
     is_open: bool = False
 
-    def observe(self, accuracy: float) -> bool:
-        """Take in a step's pair accuracy; whether the gate has just closed again."""
+    def observe(self, accuracy: float) -> None:
+        """Take in a step's pair accuracy."""
         self.accuracy = MEMORY * self.accuracy + (1 - MEMORY) * accuracy
         self.below = self.below + 1 if self.accuracy < self.close_accuracy else 0
-        was_open = self.is_open
-        self.is_open = self.below < self.close_steps if was_open else self.accuracy >= self.min_accuracy
-        return was_open and not self.is_open
+        if self.is_open and self.below >= self.close_steps:
+            self.is_open = False
+            logger.warning(
+                "the referee's accuracy fell to %.3f: open prompts give way to preferences again", self.accuracy
+            )
+        elif not self.is_open:
+            self.is_open = self.accuracy >= self.min_accuracy
 
     def mix(self, shares: Mapping[str, float]) -> dict[str, float]:
         """``shares`` with those of open prompts given to preferences while the gate is closed."""
@@ -49,15 +57,12 @@ class RefereeGate:
         self.accuracy, self.below, self.is_open = state["accuracy"], state["below"], state["is_open"]
 
 
-@dataclass(slots=True)
 class Alarms:
     """Counts, for each alarm, the reports in a row that were out of range."""
 
-    alarms: Sequence[Alarm]
-    counts: list[int] = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.counts = [0] * len(self.alarms)
+    def __init__(self, alarms: Sequence[Alarm]) -> None:
+        self.alarms = alarms
+        self.counts = [0] * len(alarms)
 
     def check(self, step: int, metrics: Mapping[str, float]) -> None:
         """Count; a metric that is not there says nothing.
@@ -93,47 +98,48 @@ def accuracy_of(groups: Sequence[RolloutGroup]) -> float | None:
 
 def step_metrics(groups: Sequence[RolloutGroup], samples: Mapping[str, Sequence[TrainingSample]]) -> dict[str, float]:
     """Means over a step; what there is nothing to tell from is left out. ``samples`` are those of each task."""
-    of_task = {task: [group for group in groups if group.example.task == task] for task in samples}
-    values: dict[str, list[float]] = {}
-    for task, some in of_task.items():
+    values: defaultdict[str, list[float]] = defaultdict(list)
+    for group in groups:
+        task = group.example.task
         name = "referee/preference" if task == "preference" else f"player/{task}"
-        rollouts = [rollout for group in some for rollout in group.rollouts]
-        values[f"{name}_reward"] = [rollout.reward for rollout in rollouts if rollout.reward is not None]
-        values[f"{name}_length"] = [float(len(rollout.completion_ids)) for rollout in rollouts]
-        values[f"advantage/{task}"] = [abs(sample.token_weights[-1]) for sample in samples[task]]
-    values["referee/malformed_fraction"] = [
-        rollout.reward_parts["preference/malformed"] for group in of_task["preference"] for rollout in group.rollouts
-    ]
-    for group in of_task["open"]:
-        _add_open(values, group.rollouts)
-    for group in of_task["verifiable"]:
-        correct = [rollout.reward for rollout in group.rollouts if "self_score" in rollout.reward_parts]
-        gold = [reward for reward in correct if reward is not None]
-        if len(set(gold)) > 1 and len(gold) == len(correct):
-            own = [r.reward_parts["self_score"] for r in group.rollouts if "self_score" in r.reward_parts]
-            values.setdefault("referee/audit_tau", []).append(agreement(gold, own))
-    tokens = {task: sum(sum(sample.trained) for sample in some) for task, some in samples.items()}
-    metrics = {name: fmean(column) for name, column in values.items() if column}
-    return metrics | {f"batch/token_share_{task}": n / max(1, sum(tokens.values())) for task, n in tokens.items()}
+        for rollout in group.rollouts:
+            values[f"{name}_length"].append(len(rollout.completion_ids))
+            if rollout.reward is not None:
+                values[f"{name}_reward"].append(rollout.reward)
+            if task == "preference":
+                values["referee/malformed_fraction"].append(rollout.reward_parts["preference/malformed"])
+        for name, value in self_score_metrics(group).items():
+            if value is not None:
+                values[name].append(value)
+    tokens = {kind: sum(sum(sample.trained) for sample in some) for kind, some in samples.items()}
+    for kind, some in samples.items():
+        values[f"advantage/{kind}"] = [abs(sample.token_weights[-1]) for sample in some]
+        values[f"batch/token_share_{kind}"] = [tokens[kind] / max(1, sum(tokens.values()))]
+    return {name: fmean(column) for name, column in values.items() if column}
 
 
-def _add_open(values: dict[str, list[float]], rollouts: Sequence[Rollout]) -> None:
-    """What one group of self-scored answers says of its referee."""
-    scored = [rollout for rollout in rollouts if "self_score" in rollout.reward_parts]
-    scores = [rollout.reward_parts["self_score"] for rollout in scored]
-    report: dict[str, float | None] = {"referee/unjudged_fraction": 1 - len(scored) / len(rollouts)}
-    if scores:
-        report["referee/score_mean"], report["referee/score_std"] = fmean(scores), pstdev(scores)
-        report["referee/saturated_fraction"] = fmean(score in (0.0, 1.0) for score in scores)
-        report["referee/disagreement"] = fmean(rollout.reward_parts["disagreement"] for rollout in scored)
-        report["referee/begging_fraction"] = fmean("scores:" in rollout.text.lower() for rollout in scored)
-        report["referee/length_correlation"] = spearman(scores, [float(len(r.completion_ids)) for r in scored])
-        report["referee/position_correlation"] = spearman(scores, [r.reward_parts["position"] for r in scored])
-    if len({rollout.text for rollout in scored}) > 1:
-        report["referee/constant_fraction"] = float(len(set(scores)) == 1)
-    for name, value in report.items():
-        if value is not None:
-            values.setdefault(name, []).append(value)
+def self_score_metrics(group: RolloutGroup) -> dict[str, float | None]:
+    """What a group of self-scored answers says of its referee; of an audited group, the agreement with correctness."""
+    rollouts = [rollout for rollout in group.rollouts if "self_score" in rollout.reward_parts]
+    scores = [rollout.reward_parts["self_score"] for rollout in rollouts]
+    if group.example.task == "verifiable":
+        correct = [rollout.reward or 0.0 for rollout in rollouts]
+        return {"referee/audit_tau": agreement(correct, scores)} if len(set(correct)) > 1 else {}
+    if group.example.task != "open":
+        return {}
+    unjudged: dict[str, float | None] = {"referee/unjudged_fraction": 1 - len(scores) / len(group.rollouts)}
+    if not scores:
+        return unjudged
+    return unjudged | {
+        "referee/score_mean": fmean(scores),
+        "referee/score_std": pstdev(scores),
+        "referee/saturated_fraction": fmean(score in (0.0, 1.0) for score in scores),
+        "referee/constant_fraction": float(len(set(scores)) == 1) if len({r.text for r in rollouts}) > 1 else None,
+        "referee/disagreement": fmean(rollout.reward_parts["disagreement"] for rollout in rollouts),
+        "referee/begging_fraction": fmean("scores:" in rollout.text.lower() for rollout in rollouts),
+        "referee/length_correlation": spearman(scores, [float(len(r.completion_ids)) for r in rollouts]),
+        "referee/position_correlation": spearman(scores, [r.reward_parts["position"] for r in rollouts]),
+    }
 
 
 def held_out_metrics(groups: Sequence[RolloutGroup]) -> dict[str, float]:
@@ -141,11 +147,8 @@ def held_out_metrics(groups: Sequence[RolloutGroup]) -> dict[str, float]:
     of first-shown less last-shown unit scores, from -1 to 1: 0 for a referee that reads only the candidates."""
     rollouts = [(rollout, len(group.example.candidates)) for group in groups for rollout in group.rollouts]
     rows = [scores for rollout, number in rollouts if (scores := parse_scores(rollout.text, number)) is not None]
-    metrics = {
+    bias = [unit_score(scores[0]) - unit_score(scores[-1]) for scores in rows]
+    return {
         "eval/referee_accuracy": accuracy_of(groups) or 0.0,
         "eval/referee_malformed_fraction": fmean(r.reward_parts["preference/malformed"] for r, _ in rollouts),
-    }
-    if rows:
-        bias = fmean(unit_score(scores[0]) - unit_score(scores[-1]) for scores in rows)
-        metrics["eval/referee_position_bias"] = bias
-    return metrics
+    } | ({"eval/referee_position_bias": fmean(bias)} if bias else {})

@@ -33,6 +33,8 @@ from posttrain.rewards.reward import Reward, RewardInput, RewardOutput
 from posttrain.rollout.seeds import derive_seed
 from posttrain.types import Example
 
+TOO_LONG = Reply(error="invalid_input", message="the request and this answer are longer than the context")
+
 
 class RefereeConfig(JudgeConfig):
     """``{type: referee, judge: {type: engine, model: RUN/model}}``: a model as it refereed in its own training."""
@@ -75,7 +77,8 @@ class Referee:
     def judging(
         self, group: Sequence[RewardInput], seed: int, fits: Callable[[Conversation], bool] = lambda question: True
     ) -> Judging:
-        """``samples`` times a new split of the completions into questions that ``fits``; equal texts are one candidate.
+        """``samples`` times a new split of the completions into questions that ``fits``; equal texts are one candidate,
+        and one that fits in no question is an error.
 
         A score s counts (s - 1) / 9, and a completion gets the mean over the samples that could be read. Parts:
         ``self_score``; ``position``, its mean place; ``judged``, the share of samples that could be read; and
@@ -86,41 +89,42 @@ class Referee:
         """
         candidates = [self.shorten(Candidate.of(item)) for item in group]
         distinct = list(dict.fromkeys(candidates))
-        hands: list[list[int]] = []
-        questions: list[Conversation] = []
-        for sample in range(self.samples):
-            order = shuffled(len(distinct), derive_seed(seed, sample))
+        asked: list[tuple[list[int], Conversation]] = []
+        for fence in (derive_seed(seed, sample) for sample in range(self.samples)):
+            order = shuffled(len(distinct), fence)
             for number in range(ceil(len(order) / self.max_candidates), len(order) + 1):
                 split = [order[start::number] for start in range(number)]
-                asked = [
-                    self.template.conversation(
-                        group[0].example, [distinct[row] for row in hand], derive_seed(seed, sample)
-                    )
-                    for hand in split
-                ]
-                if all(map(fits, asked)):
+                hands = [(hand, self._question(group[0].example, distinct, hand, fence)) for hand in split]
+                if all(fits(question) for _, question in hands):
                     break
-            hands += split
-            questions += asked
+            asked += [(hand, question) for hand, question in hands if fits(question)]
+        orders = [hand for hand, _ in asked]
 
         def outputs(replies: Sequence[Reply]) -> list[RewardOutput]:
-            values = [self._values(reply, len(hand)) for reply, hand in zip(replies, hands, strict=True)]
-            places = unpermuted(hands, [list(map(float, range(len(hand)))) for hand in hands], len(distinct))
-            of_row = unpermuted(hands, values, len(distinct))
-            unread = next((reply for reply, row in zip(replies, values, strict=True) if row is None), Reply())
+            values = [self._values(reply, len(hand)) for reply, hand in zip(replies, orders, strict=True)]
+            of_row = unpermuted(orders, values, len(distinct))
+            places = unpermuted(orders, [list(map(float, range(len(hand)))) for hand in orders], len(distinct))
+            unread = next((reply for reply, row in zip(replies, values, strict=True) if row is None), TOO_LONG)
             found = {
-                candidate: _self_score(own, fmean(place), self.samples) if own else failed(unread, "Scores: [..]")
+                candidate: self._output(own, place) if own else failed(unread, "Scores: [..]")
                 for candidate, own, place in zip(distinct, of_row, places, strict=True)
             }
             return [replace(found[each], parts=dict(found[each].parts)) for each in candidates]
 
-        return Judging(questions, outputs)
+        return Judging([question for _, question in asked], outputs)
+
+    def _question(self, example: Example, candidates: Sequence[Candidate], hand: list[int], seed: int) -> Conversation:
+        return self.template.conversation(example, [candidates[row] for row in hand], seed)
 
     def _values(self, reply: Reply, number: int) -> list[float] | None:
         scores = parse_scores(reply.text, number) if reply.error is None else None
         if scores is None:
             return None
         return rank_shares(scores) if self.self_reward == "rank" else list(map(unit_score, scores))
+
+    def _output(self, values: Sequence[float], places: Sequence[float]) -> RewardOutput:
+        parts = {"self_score": fmean(values), "position": fmean(places), "judged": len(values) / self.samples}
+        return RewardOutput(parts["self_score"], parts | {"disagreement": max(values) - min(values)})
 
 
 class RefereeReward(JudgeReward):
@@ -189,8 +193,3 @@ def gold_of(example: Example) -> list[float]:
 def shuffled(number: int, seed: int) -> list[int]:
     """0 to ``number`` - 1 in an order drawn from ``seed``."""
     return Random(seed).sample(range(number), number)
-
-
-def _self_score(values: Sequence[float], position: float, samples: int) -> RewardOutput:
-    parts = {"self_score": fmean(values), "position": position, "judged": len(values) / samples}
-    return RewardOutput(parts["self_score"], parts | {"disagreement": max(values) - min(values)})
