@@ -44,12 +44,6 @@ def pair_counts(gold: Sequence[float], scores: Sequence[float]) -> PairCounts:
     return PairCounts(*kinds)
 
 
-def pair_accuracy(gold: Sequence[float], scores: Sequence[float]) -> float:
-    """The share of the pairs that gold tells apart which the scores order alike; a tie counts half."""
-    counts = pair_counts(gold, scores)
-    return (counts.concordant + 0.5 * counts.tied_in_scores) / counts.strict
-
-
 def agreement(gold: Sequence[float], scores: Sequence[float], measure: Agreement = "tau_gold") -> float:
     """From -1 (reversed) to 1, with C, D and T pairs concordant, discordant and tied in scores only:
 
@@ -77,7 +71,8 @@ def agreement(gold: Sequence[float], scores: Sequence[float], measure: Agreement
 
 
 def agreement_reward(gold: Sequence[float], scores: Sequence[float], measure: Agreement = "tau_gold") -> float:
-    """(agreement + 1) / 2: from 0 to 1, and 1/2 for constant scores under every tau."""
+    """(agreement + 1) / 2: from 0 to 1, and 1/2 for constant scores under every tau. That of ``tau_gold`` is the pair
+    accuracy: the share of the pairs that gold tells apart which the scores order alike, a tie counting half."""
     return (agreement(gold, scores, measure) + 1) / 2
 
 

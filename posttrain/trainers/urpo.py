@@ -18,7 +18,7 @@ from posttrain.trainers.collection import FollowUp, record_scores, reward_inputs
 from posttrain.trainers.credit import scored
 from posttrain.trainers.grpo import GRPOTrainer, rewards_of
 from posttrain.trainers.urpo_config import URPOConfig
-from posttrain.trainers.urpo_guards import Alarms, RefereeGate, accuracy_of, held_out_metrics, step_metrics
+from posttrain.trainers.urpo_guards import Alarms, RefereeGate, held_out_metrics, pair_accuracy, step_metrics
 from posttrain.types import Example, Rollout, RolloutGroup, RolloutRequest, TrainingSample
 
 
@@ -39,9 +39,9 @@ class URPOTrainer(GRPOTrainer):
     config: URPOConfig
 
     def __init__(self, model: str | Path, config: URPOConfig, **components: Any) -> None:
-        train = [self._withheld(example, config) for example in components["train_dataset"]]
+        train = [_withheld(example, config) for example in components["train_dataset"]]
         held_out = components.get("eval_dataset", ())
-        players = [example for example in held_out if example.task != "preference"]
+        players, pairs = ([e for e in held_out if (e.task == "preference") == ranked] for ranked in (False, True))
         super().__init__(model, config, **components | {"train_dataset": train, "eval_dataset": players})
         judge, agreement = self.reward, AgreementReward(config.agreement, config.malformed_reward)
         self.reward = RouteReward({"verifiable": judge, "open": judge, "preference": agreement})
@@ -59,24 +59,15 @@ class URPOTrainer(GRPOTrainer):
         )
         room = self.engine.context_length - config.referee_max_completion_tokens
         self.referee_encoder = PromptEncoder(self.tokenizer, room)
-        self.mix = config.task_mix.model_dump()
-        self.sampler: MixtureSampler = MixtureSampler(train, self.mix, self.run.seed)  # type: ignore[assignment]
-        self.gate = RefereeGate(
-            config.referee_min_accuracy,
-            config.referee_close_accuracy,
-            config.referee_close_steps,
-            is_open=not config.gated,
+        self.gate = RefereeGate(config)
+        self.sampler: MixtureSampler = MixtureSampler(  # type: ignore[assignment]
+            train, config.task_mix.model_dump(), self.run.seed
         )
-        self.sampler.mix = self.gate.mix(self.mix)
+        self.sampler.mix = self.gate.mix
         self.alarms = Alarms(config.alarms)
         self.watched: dict[str, float] = {}
-        self.held_out_pairs = [
-            self.referee.shown(example, order)
-            for example in held_out
-            if example.task == "preference"
-            for order in _both_ways(example)
-        ]
-        shown = [self.referee.shown(each, range(len(each.candidates))) for each in train if each.task == "preference"]
+        self.held_out_pairs = [self.referee.shown(each, order) for each in pairs for order in _both_ways(each)]
+        shown = (self.referee.shown(each, _both_ways(each)[0]) for each in train if each.task == "preference")
         self.referee_encoder.check([*shown, *self.held_out_pairs])
 
     def request(self, example: Example, number: int) -> RolloutRequest:
@@ -84,8 +75,7 @@ class URPOTrainer(GRPOTrainer):
         request = super().request(example, number)
         if example.task != "preference":
             return replace(request, role="player")
-        order = shuffled(len(example.candidates), derive_seed(request.seed, "order"))
-        shown = self.referee.shown(example, order, request.seed)
+        shown = self.referee.shown(example, shuffled(len(example.candidates), request.seed), request.seed)
         ids = self.referee_encoder.prompt_ids(shown)
         return replace(request, example=shown, prompt_ids=ids, sampling=self.referee_sampling, role="referee")
 
@@ -139,13 +129,6 @@ class URPOTrainer(GRPOTrainer):
             return candidate
         return Candidate(self.encoder.text(ids[:limit]), cut=True)
 
-    @staticmethod
-    def _withheld(example: Example, config: URPOConfig) -> Example:
-        """An open example without anything that tells a good answer, unless a separate reward needs it."""
-        if example.task != "open" or config.open_reward == "separate":
-            return example
-        return replace(example, answer=None, references=[], demonstration=None)
-
     def assign_credit(self, groups: Sequence[RolloutGroup]) -> list[TrainingSample]:
         """GRPO's, times the task's weight; no sample of open groups whose scores hardly differ."""
         kept = [group for group in groups if not self._is_flat(group)]
@@ -156,19 +139,17 @@ class URPOTrainer(GRPOTrainer):
         return samples
 
     def _is_flat(self, group: RolloutGroup) -> bool:
-        rewards = rewards_of(scored(group))
-        return group.example.task == "open" and (len(rewards) < 2 or bool(rewards.std() <= self.config.min_group_std))
+        rewards, least = rewards_of(scored(group)), self.config.min_group_std
+        return group.example.task == "open" and (len(rewards) < 2 or bool(rewards.std() <= least))
 
     def _watch(self, groups: Sequence[RolloutGroup], samples: Mapping[str, Sequence[TrainingSample]]) -> None:
         """The step's metrics, and what its preferences say of the gate."""
         self.watched = step_metrics(groups, samples)
-        accuracy = accuracy_of(groups)
-        if accuracy is not None:
+        if (accuracy := pair_accuracy(groups)) is not None:
             self.watched["referee/pair_accuracy"] = accuracy
-            if self.config.gated:
-                self.gate.observe(accuracy)
-                self.sampler.mix = self.gate.mix(self.mix)
-        self.watched |= {"referee/running_accuracy": self.gate.accuracy, "referee/gate_open": float(self.gate.is_open)}
+            self.gate.observe(accuracy)
+            self.sampler.mix = self.gate.mix
+        self.watched |= self.gate.metrics
 
     def before_update(self, samples: list[TrainingSample]) -> tuple[list[TrainingSample], dict[str, float]]:
         """Only metrics, and the alarms that they ring."""
@@ -187,14 +168,21 @@ class URPOTrainer(GRPOTrainer):
 
     def state_dict(self) -> dict[str, Any]:
         """Also the gate and the alarms."""
-        return super().state_dict() | {"gate": self.gate.state_dict(), "alarms": list(self.alarms.counts)}
+        return super().state_dict() | {"gate": self.gate.state, "alarms": list(self.alarms.counts)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore ``state_dict``."""
         super().load_state_dict(state)
-        self.gate.load_state_dict(state["gate"])
-        self.sampler.mix = self.gate.mix(self.mix)
+        self.gate.state = state["gate"]
+        self.sampler.mix = self.gate.mix
         self.alarms.counts = list(state["alarms"])
+
+
+def _withheld(example: Example, config: URPOConfig) -> Example:
+    """An open example without what tells a good answer, unless a separate reward needs it."""
+    if example.task != "open" or config.open_reward == "separate":
+        return example
+    return replace(example, answer=None, references=[], demonstration=None)
 
 
 def _both_ways(example: Example) -> list[list[int]]:

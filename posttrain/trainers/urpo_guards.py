@@ -3,7 +3,6 @@
 import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
 from statistics import fmean, pstdev
 from typing import Any
 
@@ -11,7 +10,7 @@ from posttrain.errors import TrainingDiverged
 from posttrain.objectives.agreement import agreement, pair_counts
 from posttrain.rewards.judge.judgement import parse_scores, unit_score
 from posttrain.rewards.scoring.check import spearman
-from posttrain.trainers.urpo_config import Alarm
+from posttrain.trainers.urpo_config import Alarm, URPOConfig
 from posttrain.types import RolloutGroup, TrainingSample
 
 logger = logging.getLogger(__name__)
@@ -19,42 +18,35 @@ logger = logging.getLogger(__name__)
 MEMORY = 0.9  # of the running accuracy, each step
 
 
-@dataclass(slots=True)
 class RefereeGate:
-    """Open while the referee is trusted with open answers. ``accuracy`` runs: 0.9 of itself and 0.1 of each step's."""
+    """Open while the referee is trusted with open answers. Its accuracy runs: 0.9 of itself and 0.1 of each step's."""
 
-    min_accuracy: float
-    close_accuracy: float
-    close_steps: int
-    accuracy: float = 0.5
-    below: int = 0
-    is_open: bool = False
+    def __init__(self, config: URPOConfig) -> None:
+        self.config = config
+        self.state: dict[str, Any] = {"accuracy": 0.5, "below": 0, "is_open": not config.gated}
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Where it stands."""
+        return {"referee/running_accuracy": self.state["accuracy"], "referee/gate_open": float(self.state["is_open"])}
+
+    @property
+    def mix(self) -> dict[str, float]:
+        """The shares of a step; while it is closed, those of open prompts are given to preferences."""
+        shares: dict[str, float] = self.config.task_mix.model_dump()
+        if self.state["is_open"]:
+            return shares
+        return {**shares, "preference": shares["preference"] + shares["open"], "open": 0.0}
 
     def observe(self, accuracy: float) -> None:
         """Take in a step's pair accuracy."""
-        self.accuracy = MEMORY * self.accuracy + (1 - MEMORY) * accuracy
-        self.below = self.below + 1 if self.accuracy < self.close_accuracy else 0
-        if self.is_open and self.below >= self.close_steps:
-            self.is_open = False
-            logger.warning(
-                "the referee's accuracy fell to %.3f: open prompts give way to preferences again", self.accuracy
-            )
-        elif not self.is_open:
-            self.is_open = self.accuracy >= self.min_accuracy
-
-    def mix(self, shares: Mapping[str, float]) -> dict[str, float]:
-        """``shares`` with those of open prompts given to preferences while the gate is closed."""
-        if self.is_open:
-            return dict(shares)
-        return {**shares, "preference": shares["preference"] + shares["open"], "open": 0.0}
-
-    def state_dict(self) -> dict[str, Any]:
-        """Everything, as plain values."""
-        return asdict(self)
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what the run so far decided, under this run's limits."""
-        self.accuracy, self.below, self.is_open = state["accuracy"], state["below"], state["is_open"]
+        config, running = self.config, MEMORY * self.state["accuracy"] + (1 - MEMORY) * accuracy
+        below = self.state["below"] + 1 if running < config.referee_close_accuracy else 0
+        closes = config.gated and self.state["is_open"] and below >= config.referee_close_steps
+        if closes:
+            logger.warning("the referee's accuracy fell to %.3f: open prompts give way to preferences again", running)
+        is_open = not closes and (self.state["is_open"] or running >= config.referee_min_accuracy)
+        self.state = {"accuracy": running, "below": below, "is_open": is_open}
 
 
 class Alarms:
@@ -85,8 +77,8 @@ class Alarms:
                 )
 
 
-def accuracy_of(groups: Sequence[RolloutGroup]) -> float | None:
-    """Pair accuracy over all pairs of preference ``groups`` that gold tells apart; malformed replies get none right."""
+def pair_accuracy(groups: Sequence[RolloutGroup]) -> float | None:
+    """Over the pairs of ``groups`` that gold tells apart; malformed replies get none right. None: there is no pair."""
     pairs = [
         (pair_counts(gold, gold).strict, rollout.reward_parts["preference/pair_accuracy"])
         for group in groups
@@ -149,6 +141,6 @@ def held_out_metrics(groups: Sequence[RolloutGroup]) -> dict[str, float]:
     rows = [scores for rollout, number in rollouts if (scores := parse_scores(rollout.text, number)) is not None]
     bias = [unit_score(scores[0]) - unit_score(scores[-1]) for scores in rows]
     return {
-        "eval/referee_accuracy": accuracy_of(groups) or 0.0,
+        "eval/referee_accuracy": pair_accuracy(groups) or 0.0,
         "eval/referee_malformed_fraction": fmean(r.reward_parts["preference/malformed"] for r, _ in rollouts),
     } | ({"eval/referee_position_bias": fmean(bias)} if bias else {})

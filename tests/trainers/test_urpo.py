@@ -236,7 +236,7 @@ def test_the_answer_to_an_open_prompt_stays_out_unless_a_separate_reward_reads_i
     assert all((example.answer, example.references) == (None, []) for example in withheld)
     separate = urpo(open_reward="separate", score=lambda text, index: 5)
     assert separate.sampler.samplers["open"].examples == OPEN
-    assert separate.gate.is_open and not separate.config.gated
+    assert separate.gate.mix["open"] and not separate.config.gated
     groups = separate.collect(separate.sampler.next(8))
     assert not any(".referee" in name for _, _, name in separate.engine.log)
     parity = [float(sum(r.completion_ids) % 2) for g in by_task(groups, "open") for r in g.rollouts]
@@ -304,27 +304,27 @@ def test_data_that_does_not_fit(urpo: Any) -> None:
 
 
 def test_the_running_accuracy_of_the_gate() -> None:
-    gate, seen = RefereeGate(0.6, 0.55, 10), []
+    gate, seen = RefereeGate(URPOConfig()), []
     for accuracy in (0.5, 0.6, 0.7, 0.7, 0.8):
         gate.observe(accuracy)
-        seen.append(gate.accuracy)
+        seen.append(gate.metrics["referee/running_accuracy"])
     assert seen == pytest.approx([0.5, 0.51, 0.529, 0.5461, 0.57149])
-    assert not gate.is_open
+    assert gate.metrics["referee/gate_open"] == 0.0
 
 
 def test_the_gate_opens_stays_and_closes(caplog: pytest.LogCaptureFixture) -> None:
-    gate, shares = RefereeGate(0.6, 0.55, 3), {"verifiable": 0.5, "preference": 0.25, "open": 0.25}
-    assert gate.mix(shares) == {"verifiable": 0.5, "preference": 0.5, "open": 0.0}
-    history = []
+    gate, history = RefereeGate(URPOConfig(referee_close_steps=3)), []
+    assert gate.mix == {"verifiable": 0.5, "preference": 0.5, "open": 0.0}
     for accuracy in [1.0] * 3 + [0.0] * 4 + [1.0]:
         gate.observe(accuracy)
-        history.append((round(gate.accuracy, 3), gate.is_open))
+        history.append(gate.metrics["referee/gate_open"])
     # 0.55, 0.595, 0.636 | 0.572, 0.515, 0.463, 0.417: three in a row below 0.55
-    assert [is_open for _, is_open in history] == [False, False, True, True, True, True, False, False]
-    assert gate.mix({**shares}) != shares and "give way to preferences again" in caplog.text
-    copy = RefereeGate(0.6, 0.55, 3)
-    copy.load_state_dict(gate.state_dict())
-    assert copy == gate
+    assert history == [0, 0, 1, 1, 1, 1, 0, 0]
+    assert "give way to preferences again" in caplog.text
+    plain = RefereeGate(URPOConfig(referee_min_accuracy=0.0))
+    for _ in range(30):
+        plain.observe(0.0)
+    assert plain.mix == {"verifiable": 0.5, "preference": 0.25, "open": 0.25}
 
 
 def test_open_prompts_wait_for_the_gate(urpo: Any) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, model_validator
 
 from posttrain.config import component_union
+from posttrain.errors import DataError
 from posttrain.rewards.judge.chat_endpoint import EndpointConfig
 from posttrain.rewards.judge.judge_engine import EngineJudgeConfig, PolicyJudge, PolicyJudgeConfig
 from posttrain.rewards.judge.judge_modes import Ask, Judging, listwise, pairwise, pointwise, yes_probability
@@ -107,7 +108,7 @@ class JudgeReward:
 
         try:
             return self.judging(group)
-        except TemplateError as error:
+        except (TemplateError, DataError) as error:
             message = f"the judge's template cannot be filled: {error}"
             return Judging([], lambda _: [RewardOutput(None, error="invalid_input", message=message) for _ in group])
 

@@ -11,24 +11,10 @@ from typing import Literal
 from pydantic import Field
 
 from posttrain.errors import DataError
-from posttrain.objectives.agreement import (
-    Agreement,
-    SelfReward,
-    agreement_reward,
-    pair_accuracy,
-    rank_shares,
-    unpermuted,
-)
+from posttrain.objectives.agreement import Agreement, SelfReward, agreement_reward, rank_shares, unpermuted
 from posttrain.rewards.judge.generative import JudgeConfig, JudgeReward
 from posttrain.rewards.judge.judge_modes import Judging, failed
-from posttrain.rewards.judge.judgement import (
-    Candidate,
-    Conversation,
-    JudgeTemplate,
-    Reply,
-    parse_scores,
-    unit_score,
-)
+from posttrain.rewards.judge.judgement import Candidate, Conversation, JudgeTemplate, Reply, parse_scores, unit_score
 from posttrain.rewards.reward import Reward, RewardInput, RewardOutput
 from posttrain.rollout.seeds import derive_seed
 from posttrain.types import Example
@@ -65,14 +51,15 @@ class Referee:
         ``metadata["gold"]`` ranks them, higher is better.
 
         Raises:
-            DataError: its ranks or candidates cannot be used.
-            jinja2.TemplateError: the template needs something that it lacks.
+            DataError: its ranks or candidates cannot be used, or the template needs something that it lacks.
         """
         gold = gold_of(example)
-        texts = [example.candidates[row] for row in order]
-        question = self.template.conversation(example, [self.shorten(Candidate(text)) for text in texts], seed)
+        candidates = [self.shorten(Candidate(text)) for text in example.candidates]
+        question = self._question(example, candidates, order, seed)
         metadata = example.metadata | {"gold": [gold[row] for row in order]}
-        return replace(example, prompt=question, candidates=texts, metadata=metadata)
+        return replace(
+            example, prompt=question, candidates=[example.candidates[row] for row in order], metadata=metadata
+        )
 
     def judging(
         self, group: Sequence[RewardInput], seed: int, fits: Callable[[Conversation], bool] = lambda question: True
@@ -85,7 +72,7 @@ class Referee:
         ``disagreement``, the largest difference between two of them.
 
         Raises:
-            jinja2.TemplateError: the template needs something that the example lacks.
+            DataError: the template needs something that the example lacks.
         """
         candidates = [self.shorten(Candidate.of(item)) for item in group]
         distinct = list(dict.fromkeys(candidates))
@@ -113,8 +100,15 @@ class Referee:
 
         return Judging([question for _, question in asked], outputs)
 
-    def _question(self, example: Example, candidates: Sequence[Candidate], hand: list[int], seed: int) -> Conversation:
-        return self.template.conversation(example, [candidates[row] for row in hand], seed)
+    def _question(
+        self, example: Example, candidates: Sequence[Candidate], order: Sequence[int], seed: int
+    ) -> Conversation:
+        from jinja2 import TemplateError
+
+        try:
+            return self.template.conversation(example, [candidates[row] for row in order], seed)
+        except TemplateError as error:
+            raise DataError(f"the referee's template cannot be filled for {example.id!r}: {error}") from error
 
     def _values(self, reply: Reply, number: int) -> list[float] | None:
         scores = parse_scores(reply.text, number) if reply.error is None else None
@@ -166,7 +160,7 @@ class AgreementReward:
         scores = None if item.finish_reason == "length" else parse_scores(item.completion, len(gold))
         if scores is None:
             return RewardOutput(self.malformed_reward, {"pair_accuracy": 0.0, "malformed": 1.0})
-        parts = {"pair_accuracy": pair_accuracy(gold, scores), "malformed": 0.0}
+        parts = {"pair_accuracy": agreement_reward(gold, scores), "malformed": 0.0}
         return RewardOutput(agreement_reward(gold, scores, self.measure), parts)
 
 

@@ -86,6 +86,14 @@ def test_preferences_that_rank_nothing_are_named(candidates: list[str], ranks: A
         gold_of(Example("bad", "3+5=", candidates=candidates, metadata=metadata))
 
 
+def test_a_template_that_lacks_something_is_named() -> None:
+    referee = Referee(JudgeTemplate(user="{{ metadata.rubric }}"))
+    with pytest.raises(DataError, match=r"template cannot be filled for 'p'.*rubric"):
+        referee.shown(PAIR, [0, 1])
+    with pytest.raises(DataError, match="template cannot be filled for 'row'"):
+        referee.judging(group("8", "9"), seed=0)
+
+
 # ---- scores come back -----------------------------------------------------------------------------------------------
 
 VALUES = {"8": 9, "7": 5, "1": 2, "0": 1, "80": 3}
