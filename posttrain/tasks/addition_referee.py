@@ -21,7 +21,8 @@ class AdditionRefereeConfig(Config):
     nearer to the truth preferred; half of the pairs hold the exact answer. A held-out problem is there to be solved and
     as a pair.
 
-    ``demonstrations`` are examples of both forms for a warm start: the verifiable answers, and *random* scores.
+    ``demonstrations`` are examples of both forms for a warm start: verifiable problems with their answers, and pairs
+    with an answer worked out first and *random* scores after it.
     """
 
     type: Literal["addition_referee"] = "addition_referee"
@@ -92,7 +93,7 @@ class AdditionRefereeTask:
 
 
 def _with_random_scores(referee: Referee, pair: Example) -> Example:
-    """The referee's prompt, and a reply in its form that says nothing."""
+    """The referee's prompt, and a reply in its form: the problem worked out, and scores that do not heed it."""
     rng = random.Random(f"scores/{pair.id}")
     shown = referee.shown(pair, rng.sample(range(2), 2))
-    return replace(shown, demonstration=f"Scores: {[rng.randint(1, 9) for _ in shown.candidates]}")
+    return replace(shown, demonstration=f"{pair.answer}\nScores: {[rng.randint(1, 9) for _ in shown.candidates]}")

@@ -19,6 +19,14 @@ class TaskShares(Config):
     open: float = Field(default=1.0, ge=0)
 
 
+class TaskMix(TaskShares):
+    """Shares of a step's prompts: what has labels outweighs what the policy labels itself."""
+
+    verifiable: float = Field(default=0.5, ge=0)
+    preference: float = Field(default=0.25, ge=0)
+    open: float = Field(default=0.25, ge=0)
+
+
 class Alarm(Config):
     """A metric of the log and the range it must not stay out of."""
 
@@ -40,10 +48,7 @@ class URPOConfig(GRPOConfig):
 
     prompts_per_step: int = Field(default=128, ge=1, description="prompts sampled in a step, over all ranks")
     sampling: Sampling = Field(default_factory=lambda: Sampling(max_completion_tokens=4096))
-    task_mix: TaskShares = Field(
-        default=TaskShares(verifiable=0.5, preference=0.25, open=0.25),
-        description="of a step's prompts; the labelled kinds outweigh the one that the policy labels itself",
-    )
+    task_mix: TaskMix = Field(default=TaskMix(), description="sums to 1")
     task_weight: TaskShares = Field(default=TaskShares(), description="factors on the advantages; see advantage/*")
     agreement: Agreement = Field(default="tau_gold", description="the one whose range ties in gold do not narrow")
     malformed_reward: float = Field(default=-0.5, description="below the worst ranking: garbage must not pay")

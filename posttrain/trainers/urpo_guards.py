@@ -10,6 +10,8 @@ from posttrain.errors import TrainingDiverged
 from posttrain.objectives.agreement import agreement, pair_counts
 from posttrain.rewards.judge.judgement import parse_scores, unit_score
 from posttrain.rewards.scoring.check import spearman
+from posttrain.trainers.credit import scored
+from posttrain.trainers.grpo import rewards_of
 from posttrain.trainers.urpo_config import Alarm, URPOConfig
 from posttrain.types import RolloutGroup, TrainingSample
 
@@ -78,11 +80,11 @@ class Alarms:
 
 
 def pair_accuracy(groups: Sequence[RolloutGroup]) -> float | None:
-    """Over the pairs of ``groups`` that gold tells apart; malformed replies get none right. None: there is no pair."""
+    """Over the pairs of preference ``groups`` that gold tells apart; malformed replies get none right."""
     pairs = [
         (pair_counts(gold, gold).strict, rollout.reward_parts["preference/pair_accuracy"])
         for group in groups
-        if (gold := group.example.metadata.get("gold")) is not None
+        if group.example.task == "preference" and (gold := group.example.metadata["gold"])
         for rollout in group.rollouts
     ]
     return sum(n * share for n, share in pairs) / sum(n for n, _ in pairs) if pairs else None
@@ -112,10 +114,10 @@ def step_metrics(groups: Sequence[RolloutGroup], samples: Mapping[str, Sequence[
 
 def self_score_metrics(group: RolloutGroup) -> dict[str, float | None]:
     """What a group of self-scored answers says of its referee; of an audited group, the agreement with correctness."""
-    rollouts = [rollout for rollout in group.rollouts if "self_score" in rollout.reward_parts]
+    rollouts = [rollout for rollout in scored(group) if "self_score" in rollout.reward_parts]
     scores = [rollout.reward_parts["self_score"] for rollout in rollouts]
     if group.example.task == "verifiable":
-        correct = [rollout.reward or 0.0 for rollout in rollouts]
+        correct = rewards_of(rollouts).tolist()
         return {"referee/audit_tau": agreement(correct, scores)} if len(set(correct)) > 1 else {}
     if group.example.task != "open":
         return {}

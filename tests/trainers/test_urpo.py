@@ -21,7 +21,7 @@ from posttrain.trainers.urpo_guards import Alarms, RefereeGate, held_out_metrics
 from posttrain.training.run_config import RunConfig
 from posttrain.types import Example, FinishReason, Rollout, RolloutGroup, RolloutRequest, Sampling, TaskKind
 
-ANSWERABLE = [Example(f"v{n}", f"{n}+1=", answer=str(n + 1)) for n in range(6)]
+ANSWERABLE = [Example(f"v{n}", f"{n}+1=", answer=str(n + 1), metadata={"gold": "a column"}) for n in range(6)]
 RANKED = [Example(f"p{n}", f"{n}+2=", candidates=[str(n + 2), "0", "x"], task="preference") for n in range(6)]
 OPEN = [Example(f"o{n}", f"{n}+3=", answer=str(n + 3), references=["r"], task="open") for n in range(6)]
 EVERYTHING = [*OPEN, *RANKED, *ANSWERABLE]
