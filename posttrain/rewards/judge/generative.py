@@ -12,12 +12,15 @@ from pydantic import Field, model_validator
 
 from posttrain.config import component_union
 from posttrain.errors import DataError
+from posttrain.objectives.agreement import SelfReward
 from posttrain.rewards.judge.chat_endpoint import EndpointConfig
 from posttrain.rewards.judge.judge_engine import EngineJudgeConfig, PolicyJudge, PolicyJudgeConfig
-from posttrain.rewards.judge.judge_modes import Ask, Judging, listwise, pairwise, pointwise, yes_probability
+from posttrain.rewards.judge.judge_modes import Ask, Judging, pairwise, pointwise, yes_probability
 from posttrain.rewards.judge.judgement import Conversation, Judge, Reply, load_template
+from posttrain.rewards.judge.referee import Referee
 from posttrain.rewards.on_error import BaseRewardConfig
 from posttrain.rewards.reward import Reward, RewardInput, RewardOutput
+from posttrain.rollout.seeds import derive_seed
 from posttrain.types import Sampling
 
 if TYPE_CHECKING:
@@ -56,6 +59,17 @@ class GenerativeConfig(JudgeConfig):
 
     def make(self) -> Reward:
         return GenerativeReward(self)
+
+
+class RefereeConfig(JudgeConfig):
+    """``{type: referee, judge: {type: engine, model: RUN/model}}``: a model as it refereed in its URPO training."""
+
+    type: Literal["referee"] = "referee"
+    samples: int = Field(default=1, ge=1, description="questions about each completion, in orders of their own")
+    self_reward: SelfReward = Field(default="score", description="rank: only the order of the scores counts")
+
+    def make(self) -> Reward:
+        return RefereeReward(self)
 
 
 class JudgeReward:
@@ -103,6 +117,11 @@ class JudgeReward:
         """What is asked about the completions of one example."""
         raise NotImplementedError(f"{type(self).__name__} must define judging")
 
+    def scored_together(self, group: list[RewardInput], samples: int = 1, form: SelfReward = "score") -> Judging:
+        """All completions in one question or a few, in an order drawn from the seed and the texts."""
+        referee = Referee(self.template, samples, self.config.max_candidates, form)
+        return referee.judging(group, derive_seed(self.config.seed, *(item.completion for item in group)))
+
     def _judging(self, group: list[RewardInput]) -> Judging:
         from jinja2 import TemplateError
 
@@ -148,7 +167,20 @@ class GenerativeReward(JudgeReward):
             return yes_probability(group, ask, config.yes, config.no, config.min_answer_mass)
         if config.mode == "pairwise":
             return pairwise(group, ask, config.against, config.opponents)
-        return listwise(group, ask, config.max_candidates, config.seed)
+        return self.scored_together(group)
+
+
+class RefereeReward(JudgeReward):
+    """The completions of an example, scored against each other by the model that was trained for it."""
+
+    name = "referee"
+    config: RefereeConfig
+
+    def __init__(self, config: RefereeConfig) -> None:
+        super().__init__(config, "listwise")
+
+    def judging(self, group: list[RewardInput]) -> Judging:
+        return self.scored_together(group, self.config.samples, self.config.self_reward)
 
 
 def _digest(value: Any) -> str:

@@ -1,11 +1,8 @@
-"""Four ways to ask a judge about the completions of one example. Each is a function from a group to its questions and
-to how their replies become outputs; a score is between 0 and 1."""
+"""Ways to ask a judge about the completions of one example (all together: see ``referee``). Each is a function from a
+group to its questions and to how their replies become outputs; a score is between 0 and 1."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from math import ceil
-from random import Random
 from statistics import fmean
 from typing import Literal
 
@@ -15,12 +12,10 @@ from posttrain.rewards.judge.judgement import (
     Reply,
     answer_probability,
     parse_score,
-    parse_scores,
     parse_winner,
     unit_score,
 )
 from posttrain.rewards.reward import RewardInput, RewardOutput
-from posttrain.rollout.seeds import derive_seed
 
 Ask = Callable[[Sequence[Candidate]], Conversation]
 
@@ -82,30 +77,6 @@ def pairwise(group: Sequence[RewardInput], ask: Ask, against: Literal["reference
         return [_share_won(of_row, against) for of_row in found[: len(group)]]
 
     return Judging(questions, outputs)
-
-
-def listwise(group: Sequence[RewardInput], ask: Ask, max_candidates: int, seed: int) -> Judging:
-    """All completions in one question, in an order drawn from ``seed`` and the texts; more than ``max_candidates``
-    are dealt to several questions of nearly equal size. Equal texts are one candidate."""
-    candidates = [Candidate.of(item) for item in group]
-    order = list(dict.fromkeys(candidates))
-    Random(derive_seed(seed, *(candidate.text for candidate in order))).shuffle(order)
-    number = ceil(len(order) / max_candidates)
-    hands = [order[start::number] for start in range(number)]
-
-    def outputs(replies: Sequence[Reply]) -> list[RewardOutput]:
-        found: dict[Candidate, Callable[[], RewardOutput]] = {}
-        for hand, reply in zip(hands, replies, strict=True):
-            scores = parse_scores(reply.text, len(hand)) if reply.error is None else None
-            for position, candidate in enumerate(hand):
-                found[candidate] = (
-                    partial(failed, reply, f"Scores: [..] with {len(hand)} numbers")
-                    if scores is None
-                    else partial(_scored, scores[position], position=float(position))
-                )
-        return [found[candidate]() for candidate in candidates]
-
-    return Judging([ask(hand) for hand in hands], outputs)
 
 
 def compared(first: Reply, second: Reply) -> RewardOutput:

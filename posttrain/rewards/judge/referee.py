@@ -6,31 +6,16 @@ from dataclasses import dataclass, replace
 from math import ceil, isfinite
 from random import Random
 from statistics import fmean
-from typing import Literal
-
-from pydantic import Field
 
 from posttrain.errors import DataError
 from posttrain.objectives.agreement import Agreement, SelfReward, agreement_reward, rank_shares, unpermuted
-from posttrain.rewards.judge.generative import JudgeConfig, JudgeReward
 from posttrain.rewards.judge.judge_modes import Judging, failed
 from posttrain.rewards.judge.judgement import Candidate, Conversation, JudgeTemplate, Reply, parse_scores, unit_score
-from posttrain.rewards.reward import Reward, RewardInput, RewardOutput
+from posttrain.rewards.reward import RewardInput, RewardOutput
 from posttrain.rollout.seeds import derive_seed
 from posttrain.types import Example
 
 TOO_LONG = Reply(error="invalid_input", message="the request and this answer are longer than the context")
-
-
-class RefereeConfig(JudgeConfig):
-    """``{type: referee, judge: {type: engine, model: RUN/model}}``: a model as it refereed in its own training."""
-
-    type: Literal["referee"] = "referee"
-    samples: int = Field(default=1, ge=1, description="questions about each completion, in orders of their own")
-    self_reward: SelfReward = Field(default="score", description="rank: only the order of the scores counts")
-
-    def make(self) -> Reward:
-        return RefereeReward(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,21 +104,6 @@ class Referee:
     def _output(self, values: Sequence[float], places: Sequence[float]) -> RewardOutput:
         parts = {"self_score": fmean(values), "position": fmean(places), "judged": len(values) / self.samples}
         return RewardOutput(parts["self_score"], parts | {"disagreement": max(values) - min(values)})
-
-
-class RefereeReward(JudgeReward):
-    """The completions of an example, scored against each other as ``Referee`` has them scored."""
-
-    name = "referee"
-    config: RefereeConfig
-
-    def __init__(self, config: RefereeConfig) -> None:
-        super().__init__(config, "listwise")
-        self.referee = Referee(self.template, config.samples, config.max_candidates, config.self_reward)
-
-    def judging(self, group: list[RewardInput]) -> Judging:
-        seed = derive_seed(self.config.seed, *(item.completion for item in group))
-        return self.referee.judging(group, seed)
 
 
 class AgreementReward:
