@@ -22,7 +22,7 @@ class AdditionRefereeConfig(Config):
     as a pair.
 
     ``demonstrations`` are examples of both forms for a warm start: verifiable problems with their answers, and pairs
-    with an answer worked out first and *random* scores after it.
+    with how far off each answer is, worked out, and *random* scores after it.
     """
 
     type: Literal["addition_referee"] = "addition_referee"
@@ -93,7 +93,11 @@ class AdditionRefereeTask:
 
 
 def _with_random_scores(referee: Referee, pair: Example) -> Example:
-    """The referee's prompt, and a reply in its form: the problem worked out, and scores that do not heed it."""
+    """The referee's prompt, and a reply in its form: `18,0,7` works out the sum and how far off each answer is, and the
+    scores do not heed it."""
     rng = random.Random(f"scores/{pair.id}")
     shown = referee.shown(pair, rng.sample(range(2), 2))
-    return replace(shown, demonstration=f"{pair.answer}\nScores: {[rng.randint(1, 9) for _ in shown.candidates]}")
+    truth = int(str(pair.answer))
+    thoughts = [truth, *(abs(int(text) - truth) for text in shown.candidates)]
+    scores = [rng.randint(1, 9) for _ in shown.candidates]
+    return replace(shown, demonstration=f"{','.join(map(str, thoughts))}\nScores: {scores}")

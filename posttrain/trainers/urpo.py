@@ -54,15 +54,13 @@ class URPOTrainer(GRPOTrainer):
         )
         budget = {"max_completion_tokens": config.referee_max_completion_tokens}
         self.referee_sampling = config.sampling.model_copy(update=budget)
-        self.judgement_sampling = config.sampling.model_copy(
-            update=budget | {"temperature": config.self_judgement_temperature}
-        )
+        judging = {"temperature": config.self_judgement_temperature}
+        self.judgement_sampling = config.sampling.model_copy(update=budget | judging)
         room = self.engine.context_length - config.referee_max_completion_tokens
         self.referee_encoder = PromptEncoder(self.tokenizer, room)
         self.gate = RefereeGate(config)
-        self.sampler: MixtureSampler = MixtureSampler(  # type: ignore[assignment]
-            train, config.task_mix.model_dump(), self.run.seed
-        )
+        shares: dict[str, float] = config.task_mix.model_dump()
+        self.sampler: MixtureSampler = MixtureSampler(train, shares, self.run.seed)  # type: ignore[assignment]
         self.sampler.mix = self.gate.mix
         self.alarms = Alarms(config.alarms)
         self.watched: dict[str, float] = {}
@@ -84,10 +82,12 @@ class URPOTrainer(GRPOTrainer):
         return self.draw_and_score(requests, follow_up=self.follow_up)
 
     def follow_up(self, group: RolloutGroup) -> FollowUp | None:
-        """The questions about a group of the policy's answers; None: it is not self-scored."""
+        """The questions about a group of answers, none where all are equal; None: it is not self-scored."""
         is_open, name = group.example.task == "open", group.rollouts[0].request_id
         if not (self.config.open_reward == "referee" if is_open else self._is_audited(group)):
             return None
+        if len({rollout.text for rollout in group.rollouts}) == 1:
+            return FollowUp([], lambda rollouts: None, instead=is_open)
         seed = derive_seed(self.run.seed, "referee", name)
         judging = self.referee.judging(reward_inputs(group), seed, self._fits)
         requests = [

@@ -119,7 +119,7 @@ def self_score_metrics(group: RolloutGroup) -> dict[str, float | None]:
     if group.example.task == "verifiable":
         correct = rewards_of(rollouts).tolist()
         return {"referee/audit_tau": agreement(correct, scores)} if len(set(correct)) > 1 else {}
-    if group.example.task != "open":
+    if group.example.task != "open" or len({rollout.text for rollout in group.rollouts}) == 1:
         return {}
     unjudged: dict[str, float | None] = {"referee/unjudged_fraction": 1 - len(scores) / len(group.rollouts)}
     if not scores:
@@ -128,7 +128,7 @@ def self_score_metrics(group: RolloutGroup) -> dict[str, float | None]:
         "referee/score_mean": fmean(scores),
         "referee/score_std": pstdev(scores),
         "referee/saturated_fraction": fmean(score in (0.0, 1.0) for score in scores),
-        "referee/constant_fraction": float(len(set(scores)) == 1) if len({r.text for r in rollouts}) > 1 else None,
+        "referee/constant_fraction": float(len(set(scores)) == 1),
         "referee/disagreement": fmean(rollout.reward_parts["disagreement"] for rollout in rollouts),
         "referee/begging_fraction": fmean("scores:" in rollout.text.lower() for rollout in rollouts),
         "referee/length_correlation": spearman(scores, [float(len(r.completion_ids)) for r in rollouts]),

@@ -202,6 +202,17 @@ def test_constant_scores_leave_no_sample_and_labelled_referees_are_trained(urpo:
     assert trainer.watched["referee/constant_fraction"] == 1.0
 
 
+def test_equal_answers_are_not_asked_about(urpo: Any) -> None:
+    trainer = urpo(
+        score=hashed, rollouts_per_prompt=2, sampling=Sampling(temperature=0.0, max_completion_tokens=3), **FEEDBACK
+    )
+    groups = trainer.collect(trainer.sampler.next(8))
+    assert [(r.reward, r.error) for g in by_task(groups, "open") for r in g.rollouts] == [(None, None)] * 4
+    assert not any(".referee" in name for _, _, name in trainer.engine.log)
+    trainer.assign_credit(groups)
+    assert "referee/unjudged_fraction" not in trainer.watched
+
+
 def test_garbage_from_the_referee_drops_the_group_and_costs_a_ranking_its_reward(urpo: Any) -> None:
     trainer = urpo(score=lambda text, index: "?", **FEEDBACK)
     groups = trainer.collect(trainer.sampler.next(8))
@@ -379,10 +390,10 @@ def test_what_the_numbers_say_of_a_referee() -> None:
     metrics = step_metrics([lengthy, flat, same, audited], {"open": [sample], "verifiable": [], "preference": []})
     assert metrics["referee/length_correlation"] == pytest.approx(1.0)
     assert metrics["referee/position_correlation"] == pytest.approx(-1.0)
-    assert metrics["referee/constant_fraction"] == 0.5  # of the groups with two different answers
-    assert metrics["referee/saturated_fraction"] == pytest.approx((2 / 3) / 3)
+    assert metrics["referee/constant_fraction"] == 0.5  # of the groups whose answers differ
+    assert metrics["referee/saturated_fraction"] == pytest.approx((2 / 3) / 2)
     assert metrics["referee/audit_tau"] == pytest.approx(0.5)  # one pair right, one tied
-    assert metrics["referee/score_std"] == pytest.approx(math.sqrt(1 / 6) / 3)
+    assert metrics["referee/score_std"] == pytest.approx(math.sqrt(1 / 6) / 2)
     assert metrics["batch/token_share_open"] == 1.0 and metrics["advantage/open"] == 0.5
 
 
