@@ -17,6 +17,7 @@ from posttrain.rewards.judge.referee import AgreementReward, Referee, gold_of
 from posttrain.rewards.reward import RewardInput
 from posttrain.rewards.scoring.check import summarise
 from posttrain.rewards.scoring.labelled import LabelledCompletion, LabelledGroup
+from posttrain.rewards.scoring.reward_file import load_reward_config
 from posttrain.types import Example, FinishReason
 
 ADAPTER: TypeAdapter[Any] = TypeAdapter(RewardConfig)
@@ -214,4 +215,12 @@ def test_a_model_grades_pairs_offline_as_in_its_training(tiny_model_folder: Path
     assert len(in_loop) == len(asked) == 12
     assert 0 < sum(in_loop) / 12 < 1  # type: ignore[arg-type]
     assert check.accuracy == pytest.approx(sum(in_loop) / 12)  # type: ignore[arg-type]
+    reward.close()
+
+
+def test_the_reward_file_asks_a_real_model(tiny_model_folder: Path) -> None:
+    file = Path(__file__).parents[3] / "reward_models" / "referee.yaml"
+    reward = load_reward_config(file, [f"judge.model={tiny_model_folder}"]).build()
+    outputs = score_checked(reward, group("8", "9"))
+    assert [output.error for output in outputs] == ["unparseable"] * 2  # an untrained one
     reward.close()
