@@ -45,6 +45,7 @@ MODES = ["pointwise", "yes_probability", "pairwise", "listwise"]
         ("Scores: [nan, 3, 9]", None),
         ("Scores: [inf, 3, 9]", None),
         ("Scores: [1e0, 3, 9]", None),
+        ("Scores: [7, \x1f3, 9]", None),
         ("Scores: [٧, 3, 9]", None),
         ("Scores: [7/10, 3, 9]", None),
         ("Scores: [[7, 3, 9]]", None),
