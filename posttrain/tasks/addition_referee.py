@@ -15,6 +15,8 @@ from posttrain.rewards.reward import Reward
 from posttrain.tasks.arithmetic import ArithmeticConfig
 from posttrain.types import Example
 
+RANDOM_SCORES = (3, 8)  # two, so that reinforcement has one thing to learn about each
+
 
 class AdditionRefereeConfig(Config):
     """The training problems are dealt to the three kinds. A preference pair is two answers to one problem, the one
@@ -22,7 +24,7 @@ class AdditionRefereeConfig(Config):
     as a pair.
 
     ``demonstrations`` are examples of both forms for a warm start: verifiable problems with their answers, and pairs
-    with how far off each answer is, worked out, and *random* scores after it.
+    with the nearer answer worked out, and *random* scores after it.
     """
 
     type: Literal["addition_referee"] = "addition_referee"
@@ -93,11 +95,12 @@ class AdditionRefereeTask:
 
 
 def _with_random_scores(referee: Referee, pair: Example) -> Example:
-    """The referee's prompt, and a reply in its form: `18,0,7` works out the sum and how far off each answer is, and the
-    scores do not heed it."""
+    """The referee's prompt, and a reply in its form: `18,0,7,1` works out the sum, how far off each answer is and which
+    is nearer, and the scores do not heed it."""
     rng = random.Random(f"scores/{pair.id}")
     shown = referee.shown(pair, rng.sample(range(2), 2))
     truth = int(str(pair.answer))
-    thoughts = [truth, *(abs(int(text) - truth) for text in shown.candidates)]
-    scores = [rng.randint(1, 9) for _ in shown.candidates]
+    off = [abs(int(text) - truth) for text in shown.candidates]
+    thoughts = [truth, *off, 1 + off.index(min(off))]
+    scores = [rng.choice(RANDOM_SCORES) for _ in shown.candidates]
     return replace(shown, demonstration=f"{','.join(map(str, thoughts))}\nScores: {scores}")
