@@ -18,6 +18,7 @@ from posttrain.trainers.oreal_config import OREALConfig
 from posttrain.trainers.policy_config import PolicyTrainerConfig
 from posttrain.trainers.reward_model_config import RewardModelConfig
 from posttrain.trainers.sft_config import SFTConfig
+from posttrain.trainers.urpo_config import URPOConfig
 from posttrain.training.memory import (
     Launch,
     bytes_of,
@@ -100,6 +101,8 @@ def make_plan(job: Job[Any], launch: Launch) -> Plan:
         plan.sections["Reward on one example"] = list(reward_lines(build_reward(job, task), train[0]))
         plan.sections["Batch"] = list(batch_lines(job.trainer, max(lengths["training"]), launch))
         plan.warnings += warnings(job.trainer, len(train))
+    if isinstance(job.trainer, URPOConfig):
+        plan.warnings += referee_warnings(job.trainer, max(lengths["training"]), shape.context)
     plan.sections["Memory on each rank, estimated"] = list(memory_lines(job, shape, model, launch))
     return plan
 
@@ -340,6 +343,19 @@ def warnings(config: PolicyTrainerConfig, examples: int) -> list[str]:
                 "trainer.policy_freeze_steps: 0 starts the policy on a token reward model whose head is still zero"
             )
     return found
+
+
+def referee_warnings(config: URPOConfig, longest_prompt: int, context: int) -> list[str]:
+    """Whether the longest answers of an open group fit in one question."""
+    answers = min(config.referee_max_candidates, config.rollouts_per_prompt)
+    length = min(config.referee_candidate_tokens, config.sampling.max_completion_tokens)
+    needed = longest_prompt + answers * length + config.referee_max_completion_tokens
+    if not config.task_mix.open or config.open_reward == "separate" or needed <= context:
+        return []
+    return [
+        f"a referee's question with {answers} answers of {length:,} tokens and its reply need {needed:,} tokens, the "
+        f"context has {context:,}: long groups are dealt to several questions; lower trainer.referee_candidate_tokens"
+    ]
 
 
 def human_bytes(size: float) -> str:

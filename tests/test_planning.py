@@ -201,3 +201,12 @@ def test_fewer_prompts_than_ranks_are_refused(tmp_path: Path) -> None:
 )
 def test_sizes_are_readable(size: float, text: str) -> None:
     assert human_bytes(size) == text
+
+
+def test_an_open_group_that_does_not_fit_in_one_question_is_warned_of(tmp_path: Path) -> None:
+    settings = "trainer={steps: 5, prompts_per_step: 8, sampling: {max_completion_tokens: 8}, %s}"
+    job = ("method=urpo", "data={type: addition_referee, problems: {min_operand: 10, train_size: 40, eval_size: 4}}")
+    fits = load(tmp_path, *job, settings % "referee_max_completion_tokens: 12, referee_candidate_tokens: 4")
+    assert make_plan(fits, Launch()).warnings == []
+    (warning,) = make_plan(load(tmp_path, *job, settings % "referee_max_completion_tokens: 190"), Launch()).warnings
+    assert warning.startswith("a referee's question with 8 answers of 8 tokens and its reply need 260 tokens")

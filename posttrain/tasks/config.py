@@ -1,13 +1,23 @@
 """The tasks that a job's ``data`` section chooses from by ``type``."""
 
 from posttrain.config import component_union
+from posttrain.tasks.addition_referee import AdditionRefereeConfig
 from posttrain.tasks.arithmetic import ArithmeticConfig
 from posttrain.tasks.gsm8k import GSM8KConfig
+from posttrain.tasks.mixture import MixtureConfig
 from posttrain.tasks.preference import PreferenceConfig
 from posttrain.tasks.rewriting import RewritingConfig
 from posttrain.tasks.rows import RowsConfig
 from posttrain.tasks.totals_preference import TotalsPreferenceConfig
 
 TaskConfig = component_union(
-    ArithmeticConfig, GSM8KConfig, RewritingConfig, RowsConfig, PreferenceConfig, TotalsPreferenceConfig
+    ArithmeticConfig,
+    GSM8KConfig,
+    RewritingConfig,
+    RowsConfig,
+    PreferenceConfig,
+    TotalsPreferenceConfig,
+    AdditionRefereeConfig,
+    MixtureConfig,
 )
+MixtureConfig.model_rebuild(_types_namespace={"TaskConfig": TaskConfig})

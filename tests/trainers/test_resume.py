@@ -68,6 +68,14 @@ METHODS = {
         "trainer.kl_rank_coef=0.1",
     ],
     "prefix_rft": ["method=prefix_rft"],
+    "urpo": [
+        "method=urpo",
+        "data={type: addition_referee, problems: {max_operand: 9, train_size: 40, eval_size: 4}}",
+        "trainer.prompts_per_step=6",
+        "trainer.referee_template=compact",
+        "trainer.referee_max_completion_tokens=6",
+        "trainer.alarms=[{metric: referee/running_accuracy, below: 0.6, steps: 7}]",
+    ],
 }
 
 
