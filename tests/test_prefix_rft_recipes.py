@@ -9,6 +9,7 @@ import pytest
 
 from posttrain.build import run_job
 from posttrain.compare.plan import load_comparison, plan_runs
+from posttrain.errors import JobError
 from posttrain.job import load_job
 from posttrain.training.run_log import read_metrics
 
@@ -63,6 +64,12 @@ def test_the_mechanism_is_read_from_the_first_fifth(hybrid: float, holds: bool, 
         },
         abs=1e-4,
     )
+
+
+def test_a_model_that_is_not_there_is_named(tmp_path: Path) -> None:
+    changes = [f"model.path={tmp_path / 'skill' / 'model'}", f"run.folder={tmp_path / 'run'}"]
+    with pytest.raises(JobError, match=r"model\.path: cannot load .*skill/model"):
+        run_job(load_job(FOLDER / "quickstart.yaml", changes))
 
 
 @pytest.mark.slow
