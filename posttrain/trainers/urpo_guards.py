@@ -113,12 +113,14 @@ def step_metrics(groups: Sequence[RolloutGroup], samples: Mapping[str, Sequence[
 
 
 def self_score_metrics(group: RolloutGroup) -> dict[str, float | None]:
-    """What a group of self-scored answers says of its referee; of an audited group, the agreement with correctness."""
+    """What a group of self-scored answers says of its referee; of an audited group, how they agree
+    with correctness, and by how much their mean is above its mean."""
     rollouts = [rollout for rollout in scored(group) if "self_score" in rollout.reward_parts]
     scores = [rollout.reward_parts["self_score"] for rollout in rollouts]
     if group.example.task == "verifiable":
         correct = rewards_of(rollouts).tolist()
-        return {"referee/audit_tau": agreement(correct, scores)} if len(set(correct)) > 1 else {}
+        gap: dict[str, float | None] = {"referee/audit_gap": fmean(scores) - fmean(correct)} if scores else {}
+        return gap | ({"referee/audit_tau": agreement(correct, scores)} if len(set(correct)) > 1 else {})
     if group.example.task != "open" or len({rollout.text for rollout in group.rollouts}) == 1:
         return {}
     unjudged: dict[str, float | None] = {"referee/unjudged_fraction": 1 - len(scores) / len(group.rollouts)}

@@ -393,6 +393,7 @@ def test_what_the_numbers_say_of_a_referee() -> None:
     assert metrics["referee/constant_fraction"] == 0.5  # of the groups whose answers differ
     assert metrics["referee/saturated_fraction"] == pytest.approx((2 / 3) / 2)
     assert metrics["referee/audit_tau"] == pytest.approx(0.5)  # one pair right, one tied
+    assert metrics["referee/audit_gap"] == pytest.approx(1.9 / 3 - 1 / 3)
     assert metrics["referee/score_std"] == pytest.approx(math.sqrt(1 / 6) / 2)
     assert metrics["batch/token_share_open"] == 1.0 and metrics["advantage/open"] == 0.5
 
