@@ -19,6 +19,7 @@ from posttrain.trainers.oreal_config import OREALConfig
 from posttrain.trainers.policy_config import PolicyTrainerConfig
 from posttrain.trainers.reward_model_config import RewardModelConfig
 from posttrain.trainers.sft_config import SFTConfig
+from posttrain.trainers.urpo_config import URPOConfig
 from posttrain.training.memory import (
     Launch,
     bytes_of,
@@ -106,6 +107,8 @@ def make_plan(job: Job[Any], launch: Launch) -> Plan:
             plan.sections["Reward on one example"] = list(reward_lines(reward, train[0]))
         plan.sections["Batch"] = list(batch_lines(job.trainer, max(lengths["training"]), launch))
         plan.warnings += warnings(job.trainer, len(train))
+    if isinstance(job.trainer, URPOConfig):
+        plan.warnings += referee_warnings(job.trainer, max(lengths["training"]), shape.context)
     plan.sections["Memory on each rank, estimated"] = list(memory_lines(job, shape, model, launch))
     return plan
 
@@ -298,7 +301,8 @@ def memory_lines(job: Job[Any], shape: ModelShape, model: Any, launch: Launch) -
     """Resident bytes of every model, and the bounds of what comes and goes."""
     dtype = job.model.dtype
     sizes = {"policy and optimizer": trained_bytes(shape.parameters, shape.trained, dtype, launch)}
-    if getattr(job.trainer, "kl_coef", 0) and job.model.lora is None:
+    held_near = getattr(job.trainer, "kl_coef", 0) or getattr(job.trainer, "chi2_coef", 0)
+    if held_near and job.model.lora is None:
         sizes["reference model"] = frozen_bytes(shape.parameters, dtype)
     if isinstance(job.trainer, OREALConfig) and job.trainer.token_weighting != "none":
         sizes["token reward model"] = token_model_bytes(job.trainer, shape, model, dtype, launch)
@@ -353,6 +357,19 @@ def warnings(config: PolicyTrainerConfig, examples: int) -> list[str]:
                 "trainer.policy_freeze_steps: 0 starts the policy on a token reward model whose head is still zero"
             )
     return found
+
+
+def referee_warnings(config: URPOConfig, longest_prompt: int, context: int) -> list[str]:
+    """Whether the longest answers of an open group fit in one question."""
+    answers = min(config.referee_max_candidates, config.rollouts_per_prompt)
+    length = min(config.referee_candidate_tokens, config.sampling.max_completion_tokens)
+    needed = longest_prompt + answers * length + config.referee_max_completion_tokens
+    if not config.task_mix.open or config.open_reward == "separate" or needed <= context:
+        return []
+    return [
+        f"a referee's question with {answers} answers of {length:,} tokens and its reply need {needed:,} tokens, the "
+        f"context has {context:,}: long groups are dealt to several questions; lower trainer.referee_candidate_tokens"
+    ]
 
 
 def human_bytes(size: float) -> str:

@@ -97,6 +97,13 @@ def test_the_memory_of_oreal_is_two_trained_models_and_a_frozen_one(tmp_path: Pa
     assert shared["token reward model"].endswith("kB")
 
 
+@pytest.mark.parametrize("penalty", ["kl_coef", "chi2_coef", "entropy_coef"])
+def test_a_divergence_needs_memory_for_its_reference(tmp_path: Path, penalty: str) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text(JOB.replace("oreal", "grpo").replace("policy_freeze_steps: 1", f"{penalty}: 0.1"))
+    assert ("reference model" in lines_of(load_job(path), "Memory")) == (penalty != "entropy_coef")
+
+
 def test_the_deepspeed_estimate_is_deepspeeds(tmp_path: Path) -> None:
     pytest.importorskip("deepspeed", reason="the extra posttrain[deepspeed] is not installed")
     lines = lines_of(load(tmp_path), "Memory", Launch(2, 2, zero_stage=2))
@@ -194,3 +201,12 @@ def test_fewer_prompts_than_ranks_are_refused(tmp_path: Path) -> None:
 )
 def test_sizes_are_readable(size: float, text: str) -> None:
     assert human_bytes(size) == text
+
+
+def test_an_open_group_that_does_not_fit_in_one_question_is_warned_of(tmp_path: Path) -> None:
+    settings = "trainer={steps: 5, prompts_per_step: 8, sampling: {max_completion_tokens: 8}, %s}"
+    job = ("method=urpo", "data={type: addition_referee, problems: {min_operand: 10, train_size: 40, eval_size: 4}}")
+    fits = load(tmp_path, *job, settings % "referee_max_completion_tokens: 12, referee_candidate_tokens: 4")
+    assert make_plan(fits, Launch()).warnings == []
+    (warning,) = make_plan(load(tmp_path, *job, settings % "referee_max_completion_tokens: 190"), Launch()).warnings
+    assert warning.startswith("a referee's question with 8 answers of 8 tokens and its reply need 260 tokens")

@@ -1,6 +1,7 @@
 """The quickstart's claim in a short version: under OREAL a model gets better on problems it never saw."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,9 @@ from posttrain.job import load_job
 from posttrain.training.run_log import read_metrics
 
 RECIPES = Path(__file__).parents[1] / "recipes"
+TRAINING_RECIPES = [
+    path for path in sorted(RECIPES.glob("*/*.yaml")) if re.search("^(method|arms):", path.read_text(), re.MULTILINE)
+]
 
 
 @pytest.mark.slow
@@ -29,9 +33,9 @@ def test_oreal_learns_on_held_out_problems(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "environment.json").read_text())
 
 
-@pytest.mark.parametrize("path", sorted(RECIPES.glob("oreal/*.yaml")), ids=lambda path: path.stem)
-def test_every_recipe_is_a_job_or_a_comparison(path: Path) -> None:
-    if path.stem in ("learning", "ablations"):
+@pytest.mark.parametrize("path", TRAINING_RECIPES, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_every_training_recipe_is_valid(path: Path) -> None:
+    if "arms:" in path.read_text():
         assert plan_runs(load_comparison(path))
     else:
-        assert load_job(path).method == "oreal"
+        assert load_job(path).method

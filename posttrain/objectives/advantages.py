@@ -11,8 +11,11 @@ from torch import Tensor
 
 
 def centre(rewards: Tensor) -> Tensor:
-    """A_i = r_i - mean(r). Dr. GRPO (arXiv 2503.20783), TRL's ``scale_rewards="none"``."""
-    if len(rewards) < 2:
+    """A_i = r_i - mean(r). Dr. GRPO (arXiv 2503.20783), TRL's ``scale_rewards="none"``.
+
+    Exactly 0 where all are equal: what rounding leaves of them would be trained on.
+    """
+    if len(rewards) < 2 or rewards.min() == rewards.max():
         return torch.zeros_like(rewards)
     return rewards - rewards.mean()
 

@@ -127,3 +127,9 @@ class _ChunkedLogits:
         if self.temperature != 1.0:
             logits.div_(self.temperature)
         return logits, scratch
+
+
+def sums_over_samples(values: Tensor, sample_index: Tensor) -> Tensor:
+    """For each token the sum of ``values`` over its sample; all are [M], ``sample_index`` int64."""
+    samples = int(sample_index.max()) + 1 if len(sample_index) else 0
+    return values.new_zeros(samples).index_add(0, sample_index, values)[sample_index]

@@ -5,6 +5,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from posttrain.objectives.logprobs import sums_over_samples
+
 Aggregation = Literal["token", "sequence", "constant_length"]
 ImportanceMode = Literal["token_truncate", "token_mask", "sequence_truncate", "sequence_mask"]
 
@@ -105,8 +107,7 @@ def importance_weights(
     """
     log_ratio = torch.nan_to_num(trainer_logprobs.detach() - engine_logprobs.detach(), nan=0.0)
     if mode in ("sequence_truncate", "sequence_mask"):
-        samples = int(sample_index.max()) + 1 if len(sample_index) else 0
-        log_ratio = log_ratio.new_zeros(samples).index_add(0, sample_index, log_ratio)[sample_index]
+        log_ratio = sums_over_samples(log_ratio, sample_index)
     ratio = torch.exp(log_ratio)
     if mode in ("token_truncate", "sequence_truncate"):
         return ratio.clamp(max=cap)

@@ -34,11 +34,9 @@ def global_top(groups: Sequence[Sequence[float]], fraction: float) -> list[list[
     return [[i for i in range(len(keys)) if (g, i) in kept] for g, keys in enumerate(groups)]
 
 
-def kl_rank_keys(
-    rewards: Sequence[float], logprobs: Sequence[float], reference_logprobs: Sequence[float], coef: float
-) -> list[float]:
-    """r - coef * (log p(y) - log p_ref(y)) with the log-probs of whole completions, natural (2304.06767, eq. 5)."""
-    return [r - coef * (p - q) for r, p, q in zip(rewards, logprobs, reference_logprobs, strict=True)]
+def kl_rank_keys(rewards: Sequence[float], log_ratios: Sequence[float], coef: float) -> list[float]:
+    """r - coef * (log p(y) - log p_ref(y)) with the log-ratios of whole completions, natural (2304.06767, eq. 5)."""
+    return [r - coef * ratio for r, ratio in zip(rewards, log_ratios, strict=True)]
 
 
 def mixed_group_weights(

@@ -13,7 +13,7 @@ from posttrain.rewards.instructions.instructions import InstructionsConfig
 from posttrain.rewards.instructions.json_schema import JsonSchemaConfig
 from posttrain.rewards.instructions.multiple_choice import MultipleChoiceConfig
 from posttrain.rewards.instructions.regex_match import RegexMatchConfig
-from posttrain.rewards.judge.generative import GenerativeConfig
+from posttrain.rewards.judge.generative import GenerativeConfig, RefereeConfig
 from posttrain.rewards.learned.ensemble import EnsembleConfig
 from posttrain.rewards.learned.goal_conditioned import GoalConditionedConfig
 from posttrain.rewards.learned.learned import LearnedConfig
@@ -85,6 +85,7 @@ else:
         TokenRewardConfig,
         EnsembleConfig,
         GenerativeConfig,
+        RefereeConfig,
         custom=CustomRewardConfig,
     )
 

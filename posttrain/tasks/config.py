@@ -1,9 +1,11 @@
 """The tasks that a job's ``data`` section chooses from by ``type``."""
 
 from posttrain.config import component_union
+from posttrain.tasks.addition_referee import AdditionRefereeConfig
 from posttrain.tasks.arithmetic import ArithmeticConfig
 from posttrain.tasks.environment import EnvironmentDemonstrationsConfig, EnvironmentTaskConfig
 from posttrain.tasks.gsm8k import GSM8KConfig
+from posttrain.tasks.mixture import MixtureConfig
 from posttrain.tasks.preference import PreferenceConfig
 from posttrain.tasks.rewriting import RewritingConfig
 from posttrain.tasks.rows import RowsConfig
@@ -18,4 +20,7 @@ TaskConfig = component_union(
     RowsConfig,
     PreferenceConfig,
     TotalsPreferenceConfig,
+    AdditionRefereeConfig,
+    MixtureConfig,
 )
+MixtureConfig.model_rebuild(_types_namespace={"TaskConfig": TaskConfig})

@@ -1,18 +1,17 @@
 """Instructions to rewrite a sentence of short words, made from a seed: several references each, judged by BLEU."""
 
-import json
 import math
 import random
 import zlib
 from collections.abc import Callable
 from functools import cached_property
-from pathlib import Path
 from typing import Literal, get_args
 
 from pydantic import Field, model_validator
 
 from posttrain.config import Config
 from posttrain.data.prompt_format import PromptFormat
+from posttrain.data.rows import read_rows
 from posttrain.errors import DataError
 from posttrain.rewards.references.bleu import BleuConfig
 from posttrain.rewards.reward import Reward
@@ -65,7 +64,8 @@ class RewritingConfig(Config):
 
 class RewritingTask:
     """No held-out sentence is a training sentence, also not of another seed. ``Example.metadata`` holds
-    ``instruction`` and ``words``, their number."""
+    ``instruction`` and ``words``, their number; ``candidates`` are an answer, and one with two words exchanged: what a
+    reward model learns from."""
 
     def __init__(self, config: RewritingConfig) -> None:
         self.config = config
@@ -79,11 +79,10 @@ class RewritingTask:
         rows = {example.id: example for example in self._rows[1]}
         if self.config.ids_from is None:
             return [*rows.values()]
-        try:
-            lines = Path(self.config.ids_from).read_text(encoding="utf-8").splitlines()
-            return [rows[json.loads(line)["id"]] for line in lines]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise DataError(f"data.ids_from: {self.config.ids_from} does not name training rows: {error!r}") from error
+        ids = [str(row.values.get("id")) for row in read_rows(self.config.ids_from)]
+        if unknown := [name for name in ids if name not in rows]:
+            raise DataError(f"data.ids_from: {self.config.ids_from} names {unknown[0]!r}, which is no training row")
+        return [rows[name] for name in ids]
 
     def eval_examples(self) -> list[Example]:
         """``eval_size`` rows that are not trained on."""
@@ -115,12 +114,15 @@ class RewritingTask:
 
     def _example(self, instruction: Instruction, words: Words) -> Example:
         sentence, answer = " ".join(words), " ".join(REWRITE[instruction](words))
+        wrong, (one, other) = answer.split(), random.Random(sentence).sample(range(len(words)), 2)
+        wrong[one], wrong[other] = wrong[other], wrong[one]
         references = [style.format(answer) for style in STYLES[: self.config.references]]
         return Example(
-            id=f"{instruction}: {sentence}",
+            id=sentence,
             prompt=self.config.format.prompt(f"{instruction}: {sentence}"),
             references=references,
             demonstration=[*references, *[sentence] * self.config.copies],
+            candidates=[answer, " ".join(wrong)],
             metadata={"instruction": instruction, "words": len(words)},
         )
 

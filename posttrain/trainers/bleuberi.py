@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from posttrain.data.sampler import ExampleSampler
@@ -40,7 +41,7 @@ class BLEUBERITrainer(GRPOTrainer):
 
     def __init__(self, model: str | Path, config: BLEUBERIConfig, **components: Any) -> None:
         components.setdefault("reward", BleuConfig().build())
-        examples = [with_references(example, config.references) for example in components["train_dataset"]]
+        examples = with_references(components["train_dataset"], config.references)
         super().__init__(model, config, **components | {"train_dataset": examples})
         if config.selection != "all":
             examples = self.selected(examples)
@@ -89,9 +90,13 @@ class BLEUBERITrainer(GRPOTrainer):
 
     def advantages(self, groups: Sequence[Sequence[Rollout]]) -> list[Tensor]:
         """GRPO's; all 0 in a group whose rewards spread no more than ``min_reward_std``."""
-        flat = [len(rollouts) < 2 or rewards_of(rollouts).std() <= self.config.min_reward_std for rollouts in groups]
-        self.step_metrics = {"bleuberi/low_spread_fraction": sum(map(float, flat)) / max(1, len(flat))}
-        return [values * (not is_flat) for values, is_flat in zip(super().advantages(groups), flat, strict=True)]
+        advantages = super().advantages(groups)
+        for number, (values, rollouts) in enumerate(zip(advantages, groups, strict=True)):
+            if values.any() and rewards_of(rollouts).std() <= self.config.min_reward_std:
+                advantages[number] = torch.zeros_like(values)
+        flat = [not values.any() for values in advantages]
+        self.step_metrics = {"bleuberi/low_spread_fraction": sum(flat) / max(1, len(flat))}
+        return advantages
 
     def assign_credit(self, groups: Sequence[RolloutGroup]) -> list[TrainingSample]:
         """GRPO's. A step in which no rollout has an advantage trains nothing, also not its KL term: it counts towards

@@ -30,7 +30,7 @@ class BLEUBERIConfig(GRPOConfig):
     references: list[int] | None = Field(
         default=None, min_length=1, description="which references of a training row are used, from 0; null: all"
     )
-    selection: SelectionMode | Literal["all"] = Field(
+    selection: Literal[SelectionMode, "all"] = Field(
         default="all", description="of the training rows, by the reward of the starting policy's answers to them"
     )
     selection_size: int | None = Field(default=None, ge=1, description="rows that selection keeps; 5,000 in the paper")

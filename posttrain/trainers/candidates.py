@@ -52,9 +52,8 @@ class Candidates:
             key = f"id {row.id}" if row.id is not None else f"prompt {json.dumps(row.prompt)}"
             found = known.get(key, [])
             if len(found) != 1:
-                problem = (
-                    "is no training prompt" if not found else f"has {len(found)} training examples; name one by id"
-                )
+                several = f"is that of {len(found)} training examples; name one by an id of its own"
+                problem = several if found else "is no training prompt"
                 raise DataError(f"{where}: {key} {problem}")
             of_example = rows.setdefault(found[0].id, [])
             if any(row.completion == other.completion for other in of_example):

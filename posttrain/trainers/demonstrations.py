@@ -33,9 +33,10 @@ class Demonstrations:
         count; one of more than ``max_tokens`` cannot be finished in the budget and is left out with a warning.
 
         Raises:
-            DataError: a demonstration holds a token that ends a completion, or the tokenizer cannot say its text.
+            DataError: a demonstration holds a token that begins a text or ends a completion, or the tokenizer cannot
+                say its text.
         """
-        ends = {encoder.tokenizer.eos_token_id, *stop_token_ids}
+        markers = {encoder.tokenizer.bos_token_id, encoder.tokenizer.eos_token_id, *stop_token_ids}
         ids: dict[str, list[list[int]]] = {}
         too_long = []
         for example in examples:
@@ -44,7 +45,7 @@ class Demonstrations:
             given = example.demonstration or []
             for text in [given] if isinstance(given, str) else given:
                 tokens = encoder.completion_ids(text)
-                _check(example, text, tokens, ends, encoder)
+                _check(example, text, tokens, markers, encoder)
                 if len(tokens) > max_tokens:
                     too_long.append(example.id)
                 elif tokens:
@@ -62,11 +63,13 @@ class Demonstrations:
         return rng.choice(own) if own else []
 
 
-def _check(example: Example, text: str, tokens: Sequence[int], ends: set[int], encoder: PromptEncoder) -> None:
+def _check(example: Example, text: str, tokens: Sequence[int], markers: set[int], encoder: PromptEncoder) -> None:
     where = f"the demonstration of example {example.id!r}"
-    if found := ends & set(tokens):
+    if found := markers & set(tokens):
         name = encoder.tokenizer.convert_ids_to_tokens(min(found))
-        raise DataError(f"{where} holds {name!r}, which ends a completion: write the text without end markers")
+        raise DataError(
+            f"{where} holds {name!r}, which begins a text or ends a completion: write it without such markers"
+        )
     decoded = encoder.text(tokens)
     if decoded.lstrip() != text.lstrip():  # some tokenizers drop a leading space when they decode
         place = next((i for i, pair in enumerate(zip(decoded, text, strict=False)) if pair[0] != pair[1]), len(decoded))

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from posttrain.objectives.advantages import batch_normalised, centre, group_normalised
-from posttrain.objectives.divergences import kl_estimate
+from posttrain.objectives.divergences import chi2_estimate, kl_estimate
+from posttrain.objectives.logprobs import sums_over_samples
 from posttrain.objectives.policy_losses import Aggregation, clipped_policy_loss, importance_weights, sample_scales
 from posttrain.trainers.credit import scored, training_sample
 from posttrain.trainers.grpo_config import GRPOConfig
@@ -34,7 +35,8 @@ class GRPOTrainer(PolicyTrainer):
 
         A_i = (r_i - mean_j r_j) / (std_j r_j + 1e-4)
         ratio_t = exp(log p_t - log p_old,t)
-        l_t = - min(ratio_t A_i, clip(ratio_t, 1 - clip_low, 1 + clip_high) A_i) + kl_coef KL_t - entropy_coef H_t
+        l_t = - min(ratio_t A_i, clip(ratio_t, 1 - clip_low, 1 + clip_high) A_i)
+              + kl_coef KL_t + chi2_coef chi2_t - entropy_coef H_t
         loss = sum_t scale_t l_t
     """
 
@@ -114,12 +116,22 @@ class GRPOTrainer(PolicyTrainer):
         )[batch.sample_index]
         metrics = {"policy/clip_fraction": clipped.sum() / max(1, self.counts.total.tokens)}
         if batch.reference_logprobs is not None:
-            kl = kl_estimate(logprobs, batch.reference_logprobs, config.kl_estimator)
-            losses = losses + config.kl_coef * kl
-            metrics["policy/kl"] = kl.detach().sum() / max(1, self.counts.total.tokens)
+            penalties, values = self.divergences(logprobs, batch.reference_logprobs, batch)
+            losses = losses + penalties
+            metrics |= {name: each.detach().sum() / max(1, self.counts.total.tokens) for name, each in values.items()}
         if config.entropy_coef:
             losses = losses - config.entropy_coef * entropy
         return LossOutput((losses * scales).sum(), metrics)
+
+    def divergences(self, logprobs: Tensor, reference: Tensor, batch: MicroBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The weighted divergences [M] from the reference, and what is logged of each token."""
+        config, log_ratios = self.config, logprobs.detach() - reference
+        kl = kl_estimate(logprobs, reference, config.kl_estimator)
+        if config.chi2_scope == "sequence":
+            log_ratios = sums_over_samples(log_ratios, batch.sample_index)
+        chi2, clamped = chi2_estimate(logprobs, log_ratios, config.chi2_max_log_ratio)
+        logged = {"policy/kl": kl, "policy/chi2": chi2, "policy/chi2_clamped_fraction": clamped}
+        return config.kl_coef * kl + config.chi2_coef * chi2, logged
 
     def token_losses(self, logprobs: Tensor, batch: MicroBatch) -> tuple[Tensor, Tensor]:
         """The clipped losses [M], and which tokens a clip holds."""
@@ -127,8 +139,9 @@ class GRPOTrainer(PolicyTrainer):
         return clipped_policy_loss(logprobs, old, batch.weights, config.clip_low, config.clip_high, config.dual_clip)
 
     def reference_model(self) -> PolicyModel | None:
-        """The initial policy, or ``reference_model``, where there is a KL term."""
-        return self.frozen(self.config.reference_model or self.model_path) if self.config.kl_coef else None
+        """The initial policy, or ``reference_model``, where a divergence from it is penalised."""
+        config = self.config
+        return self.frozen(config.reference_model or self.model_path) if config.kl_coef or config.chi2_coef else None
 
     def has_gradient(self, sample: TrainingSample) -> bool:
         """An entropy bonus acts on every token."""

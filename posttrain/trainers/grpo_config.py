@@ -11,7 +11,7 @@ class GRPOConfig(PolicyTrainerConfig):
     """Defaults are TRL 1.16's: loss ``dapo``, no KL term, advantages scaled by the group's standard deviation.
 
     Sources of the options: grpo 2402.03300, dapo 2503.14476, dr_grpo 2503.20783, bnpo as TRL names it,
-    dual clip 1912.09729.
+    dual clip 1912.09729, chi2 2403.03185.
     """
 
     loss: Literal["grpo", "bnpo", "dr_grpo", "dapo"] = "dapo"
@@ -21,6 +21,11 @@ class GRPOConfig(PolicyTrainerConfig):
     advantage_scale: Literal["group", "batch", "none"] = "group"
     kl_coef: float = Field(default=0.0, ge=0)
     kl_estimator: Literal["k1", "k2", "k3"] = "k3"
+    chi2_coef: float = Field(default=0.0, ge=0, description="chi-squared divergence, beside the KL or instead of it")
+    chi2_scope: Literal["token", "sequence"] = Field(
+        default="sequence", description="ratio of the completion, as in the paper; of each token: less variance, biased"
+    )
+    chi2_max_log_ratio: float = Field(default=5.0, gt=0, description="ratios beyond exp(this) count as exp(this)")
     reference_model: str | None = Field(default=None, description="null: the policy as it is when training starts")
     entropy_coef: float = 0.0
     dynamic_sampling: bool = Field(default=False, description="replace groups without spread by new prompts (DAPO)")

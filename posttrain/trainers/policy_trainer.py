@@ -29,7 +29,7 @@ from posttrain.rollout.config import TransformersEngineConfig
 from posttrain.rollout.engine import RolloutEngine
 from posttrain.rollout.seeds import derive_seed
 from posttrain.rollout.weight_sync import sync_weights
-from posttrain.trainers.collection import collect_groups
+from posttrain.trainers.collection import FollowUp, collect_groups
 from posttrain.trainers.credit import MiniBatch, StepCounts
 from posttrain.trainers.loop import TrainingSummary, run_training
 from posttrain.trainers.policy_config import PolicyTrainerConfig
@@ -163,10 +163,13 @@ class PolicyTrainer:
         return self.draw_and_score(requests)
 
     def draw_and_score(
-        self, requests: Sequence[RolloutRequest], on_scored: Callable[[RolloutGroup], None] | None = None
+        self,
+        requests: Sequence[RolloutRequest],
+        on_scored: Callable[[RolloutGroup], None] | None = None,
+        follow_up: Callable[[RolloutGroup], FollowUp | None] = lambda group: None,
     ) -> list[RolloutGroup]:
-        """Let the engine draw and the reward judge; ``on_scored`` is called with each group once it is scored."""
-        groups, times = collect_groups(self.engine, requests, self.reward, on_scored)
+        """Let the engine draw and the reward judge (see ``collect_groups``)."""
+        groups, times = collect_groups(self.engine, requests, self.reward, on_scored, follow_up)
         self.timings["generate"] = self.timings.get("generate", 0.0) + times.generate
         self.timings["score"] = self.timings.get("score", 0.0) + times.score
         return groups
@@ -189,7 +192,7 @@ class PolicyTrainer:
             batch.reference_logprobs = reference_logprobs(self.reference, batch)
 
     def reference_model(self) -> PolicyModel | None:
-        """The frozen model that a KL term holds the policy near; None: no such term."""
+        """The frozen model that a divergence term holds the policy near; None: no such term."""
         return None
 
     def has_gradient(self, sample: TrainingSample) -> bool:

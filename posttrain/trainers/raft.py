@@ -1,15 +1,19 @@
 """RAFT: sample, rank by reward, fine-tune on the best (arXiv 2304.06767), and RAFT++ (arXiv 2504.11343)."""
 
+import logging
 import math
 import random
+import statistics
 from collections.abc import Sequence
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar
 
+from accelerate.utils import DistributedType
 from torch import Tensor
+from torch.nn import Parameter
 
+from posttrain.errors import JobError
 from posttrain.objectives.divergences import kl_estimate
 from posttrain.objectives.policy_losses import clip_before_reward_loss, clipped_policy_loss, sample_scales
 from posttrain.objectives.ranking import all_best, best, global_top, kl_rank_keys, mixed_group_weights
@@ -18,12 +22,14 @@ from posttrain.trainers.candidates import Candidates
 from posttrain.trainers.credit import training_sample
 from posttrain.trainers.policy_trainer import PolicyTrainer
 from posttrain.trainers.raft_config import RAFTConfig
-from posttrain.trainers.ranked import RankedGroup, write_ranked
+from posttrain.trainers.ranked import RankedGroup, rank_rollouts, write_ranked
 from posttrain.training.collected import CollectedGroups
 from posttrain.training.model import PolicyModel, reference_logprobs
 from posttrain.training.packing import MicroBatch
 from posttrain.training.update import LossOutput
 from posttrain.types import Rollout, RolloutGroup, RolloutRequest, TrainingSample
+
+logger = logging.getLogger(__name__)
 
 KEPT, REJECTED = "kept", "rejected"
 
@@ -53,6 +59,12 @@ class RAFTTrainer(PolicyTrainer):
             components["train_dataset"] = self.candidates.examples
         super().__init__(model, config, **components)
         self.folder = Path(self.run.folder)
+        self.kl_to_initial: float | None = None
+        self.initial_parameters: list[Tensor] = []
+        if config.restart == "initial":
+            if self.accelerator.distributed_type == DistributedType.DEEPSPEED:
+                raise JobError("raft: restart initial cannot run under DeepSpeed; launch without it (one GPU or DDP)")
+            self.initial_parameters = [parameter.detach().clone() for parameter in self.trained_parameters]
 
     def sample(self, requests: Sequence[RolloutRequest]) -> list[RolloutGroup]:
         """Sample, or go on with what a run that died had collected; offline, take the candidates."""
@@ -68,34 +80,59 @@ class RAFTTrainer(PolicyTrainer):
 
     def assign_credit(self, groups: Sequence[RolloutGroup]) -> list[TrainingSample]:
         """Rank and select. Under ``all_tokens`` the rejected come along without weight: they count in Z."""
-        ranked = [RankedGroup.of(group, self.config.deduplicate) for group in groups]
-        if self.config.kl_rank_coef:
-            self.rank_by_kl(ranked)
+        ranked = [rank_rollouts(group, self.config.deduplicate) for group in groups]
+        if self.config.log_ratios_are_needed:
+            ratios = self.log_ratios(groups)
+            self.kl_to_initial = statistics.fmean(ratios.values())
+            for group in ranked:
+                own = [ratios[rollout.request_id, rollout.index] for rollout in group.outputs]
+                group.keys = kl_rank_keys(group.keys, own, self.config.kl_rank_coef)
         self.select(ranked)
         if self.accelerator.is_main_process:
             write_ranked(self.folder / "ranked", self.step, ranked)
         samples = [
             training_sample(rollout, weight, KEPT if weight else REJECTED)
             for group in ranked
-            for rollout, weight in zip(group.rollouts, group.weights, strict=True)
+            for rollout, weight in zip(group.outputs, group.weights, strict=True)
         ]
         return samples if self.config.loss_normalizer == "all_tokens" else [s for s in samples if s.objective == KEPT]
 
-    def rank_by_kl(self, ranked: Sequence[RankedGroup]) -> None:
-        """Take the KL term of eq. 5 off the keys."""
-        assert self.reference is not None
-        samples = [[training_sample(rollout, 1.0) for rollout in group.rollouts] for group in ranked]
-        of_reference = self.update.token_values(list(chain(*samples)), partial(reference_logprobs, self.reference))
-        for group, own in zip(ranked, samples, strict=True):
-            sampled = [math.fsum(rollout.logprobs) for rollout in group.rollouts]
-            reference = [math.fsum(of_reference[sample.id]) for sample in own]
-            group.keys = kl_rank_keys(group.keys, sampled, reference, self.config.kl_rank_coef)
+    def before_update(self, samples: list[TrainingSample]) -> tuple[list[TrainingSample], dict[str, float]]:
+        """Under ``restart: initial``, go back to the initial policy and an optimizer without memory, unless there is
+        nothing to train on."""
+        if self.initial_parameters and any(sample.objective == KEPT for sample in samples):
+            for parameter, initial in zip(self.trained_parameters, self.initial_parameters, strict=True):
+                parameter.data.copy_(initial)
+                self.update.optimizer.state.pop(parameter, None)
+        return samples, {} if self.kl_to_initial is None else {"raft/kl_to_initial": self.kl_to_initial}
 
-    def select(self, ranked: Sequence[RankedGroup]) -> None:
-        """Weight 1 for what ``selection`` keeps; Reinforce-Rej (2504.11343, section 4) also weighs the wrong ones."""
-        config = self.config
+    @property
+    def trained_parameters(self) -> list[Parameter]:
+        """The parameters that the optimizer changes."""
+        return [parameter for group in self.update.optimizer.param_groups for parameter in group["params"]]
+
+    def log_ratios(self, groups: Sequence[RolloutGroup]) -> dict[tuple[str, int], float]:
+        """log p(y) - log p_ref(y) of every rollout, by request and index. Their mean estimates the KL from the policy
+        that sampled to the initial one, in nats a completion, without bias."""
+        assert self.reference is not None
+        rollouts = [rollout for group in groups for rollout in group.rollouts]
+        samples = [training_sample(rollout, 1.0) for rollout in rollouts]
+        reference = self.update.token_values(samples, partial(reference_logprobs, self.reference))
+        return {
+            (rollout.request_id, rollout.index): math.fsum(rollout.logprobs) - math.fsum(reference[sample.id])
+            for rollout, sample in zip(rollouts, samples, strict=True)
+        }
+
+    def select(self, ranked: Sequence[RankedGroup[Rollout]]) -> None:
+        """Weight 1 for what ``selection`` keeps; Reinforce-Rej (2504.11343, section 4) also weighs the wrong ones.
+        Nothing is kept where every key is the same and no threshold says whether that is good."""
+        config, keys = self.config, [key for group in ranked for key in group.keys]
+        if config.accept_threshold is None and len(set(keys)) == 1:
+            said = "step %d: all %d rank keys are %g: no update (trainer.accept_threshold can say that this is good)"
+            logger.warning(said, self.step, len(keys), keys[0])
+            return
         for group, chosen in zip(ranked, self._chosen(ranked), strict=True):
-            accepted = [self._accepted(rollout) for rollout in group.rollouts]
+            accepted = [self._accepted(rollout) for rollout in group.outputs]
             if config.drop_all_correct and all(accepted):
                 continue
             if config.selection == "mixed_groups":
@@ -104,7 +141,7 @@ class RAFTTrainer(PolicyTrainer):
             for i in [i for i in chosen if accepted[i]][: config.max_kept_per_prompt]:
                 group.weights[i] = 1.0
 
-    def _chosen(self, ranked: Sequence[RankedGroup]) -> list[list[int]]:
+    def _chosen(self, ranked: Sequence[RankedGroup[Rollout]]) -> list[list[int]]:
         """The indices that the ranking lets through, for each group."""
         config = self.config
         match config.selection:
@@ -152,8 +189,9 @@ class RAFTTrainer(PolicyTrainer):
         return LossOutput((losses * self._scales(batch)).sum(), metrics)
 
     def reference_model(self) -> PolicyModel | None:
-        """The initial policy, where the rank key or the loss has a KL term."""
-        return self.frozen(self.model_path) if self.config.kl_coef or self.config.kl_rank_coef else None
+        """The initial policy, where the rank key, a metric or the loss has a KL term."""
+        config = self.config
+        return self.frozen(self.model_path) if config.kl_coef or config.log_ratios_are_needed else None
 
     def has_gradient(self, sample: TrainingSample) -> bool:
         """A rejected rollout is run only where a KL term or an entropy bonus acts on it."""
@@ -164,11 +202,11 @@ class RAFTTrainer(PolicyTrainer):
         threshold = self.config.accept_threshold
         return rollout.reward is not None and (threshold is None or rollout.reward > threshold)
 
-    def _ties(self, group: RankedGroup) -> random.Random | None:
+    def _ties(self, group: RankedGroup[Rollout]) -> random.Random | None:
         """The draw among equals depends only on seed, step and example."""
-        if self.config.tie_break == "first" or not group.rollouts:
+        if self.config.tie_break == "first" or not group.outputs:
             return None
-        return random.Random(derive_seed(self.run.seed, "tie", group.rollouts[0].request_id))
+        return random.Random(derive_seed(self.run.seed, "tie", group.outputs[0].request_id))
 
     def _scales(self, batch: MicroBatch) -> Tensor:
         counted = self.counts.total if self.config.loss_normalizer == "all_tokens" else self.counts.of_objective(KEPT)

@@ -28,6 +28,13 @@ class RAFTConfig(PolicyTrainerConfig):
     deduplicate: bool = Field(default=False, description="equal completions of a group count once")
     drop_all_correct: bool = Field(default=False, description="leave out groups in which every rollout is accepted")
     kl_rank_coef: float = Field(default=0.0, ge=0, description="of the log-ratio in the rank key (2304.06767, eq. 5)")
+    measure_kl: bool = Field(
+        default=False,
+        description="log raft/kl_to_initial also where kl_rank_coef is 0",
+    )
+    restart: Literal["current", "initial"] = Field(
+        default="current", description="the policy that a step fine-tunes; initial: as STaR"
+    )
 
     importance_sampling: Literal["none", "token"] = Field(default="none", description="token: RAFT++")
     clip_low: float = Field(default=0.2, ge=0, description="acts on negative rollouts only")
@@ -53,9 +60,19 @@ class RAFTConfig(PolicyTrainerConfig):
             )
         if self.drop_all_correct and self.accept_threshold is None:
             raise ValueError("drop_all_correct needs accept_threshold: what is correct? (0 for a 0/1 reward)")
-        if self.candidates is not None and (self.importance_sampling != "none" or self.kl_rank_coef):
+        if self.candidates is not None and (self.importance_sampling != "none" or self.log_ratios_are_needed):
             raise ValueError(
                 "candidates of another generator have no log-probs of this policy: with candidates, "
-                "importance_sampling is none and kl_rank_coef 0"
+                "importance_sampling is none, kl_rank_coef 0 and measure_kl false"
+            )
+        if self.restart == "initial" and self.importance_sampling != "none":
+            raise ValueError(
+                "restart initial trains a policy that did not sample: there is no ratio to take; "
+                "importance_sampling is none"
             )
         return self
+
+    @property
+    def log_ratios_are_needed(self) -> bool:
+        """Whether every rollout is run through the initial policy."""
+        return bool(self.kl_rank_coef) or self.measure_kl

@@ -1,6 +1,7 @@
 """The reference answers of training rows, checked when training starts."""
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -11,12 +12,19 @@ from posttrain.types import Example
 logger = logging.getLogger(__name__)
 
 
-def with_references(example: Example, chosen: Sequence[int] | None) -> Example:
-    """``example`` with the ``chosen`` of its references, counted from 0; with all of them where None.
+def with_references(examples: Sequence[Example], chosen: Sequence[int] | None) -> list[Example]:
+    """``examples`` with the ``chosen`` of their references, counted from 0; with all of them where None.
 
     Raises:
-        DataError: one of them is not there or blank, or there is none at all.
+        DataError: one of them is not there or blank, an example has none at all, or two have one id.
     """
+    for name, count in Counter(example.id for example in examples).items():
+        if count > 1:
+            raise DataError(f"{count} training examples have the id {name!r}: ids must differ")
+    return [replace(example, references=_chosen(example, chosen)) for example in examples]
+
+
+def _chosen(example: Example, chosen: Sequence[int] | None) -> list[str]:
     numbers = range(len(example.references)) if chosen is None else chosen
     if not numbers:
         raise DataError(f"example {example.id!r} has no references: give it some, or leave the row out")
@@ -28,7 +36,7 @@ def with_references(example: Example, chosen: Sequence[int] | None) -> Example:
             )
         if not example.references[number].strip():
             raise DataError(f"reference {number} of example {example.id!r} is blank: write it, or leave the row out")
-    return replace(example, references=[example.references[number] for number in numbers])
+    return [example.references[number] for number in numbers]
 
 
 def reference_lengths(examples: Sequence[Example], encoder: PromptEncoder, max_tokens: int) -> dict[str, float]:

@@ -65,8 +65,15 @@ def backbone_of(causal_lm: nn.Module) -> Any:
 
 
 def load_tokenizer(path: str | Path, revision: str | None = None) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model folder or hub id."""
-    return AutoTokenizer.from_pretrained(str(path), revision=revision)
+    """The tokenizer of a model folder or hub id.
+
+    Raises:
+        JobError: there is no such model.
+    """
+    try:
+        return AutoTokenizer.from_pretrained(str(path), revision=revision)
+    except (OSError, ValueError) as error:
+        raise JobError(f"model.path: cannot load the tokenizer of {str(path)!r}: {error}") from error
 
 
 def load_causal_lm(path: str | Path, config: ModelConfig) -> nn.Module:

@@ -7,6 +7,8 @@ import pytest
 from posttrain.compare.expectation import Expectation
 from posttrain.compare.plan import arm_job, load_comparison, overrides, plan_runs
 from posttrain.errors import JobError
+from posttrain.rewards.reward import RewardInput
+from posttrain.types import Example
 
 JOB = """
 method: oreal
@@ -173,3 +175,14 @@ def test_expectations(text: str, measured: float | None, holds: bool) -> None:
 def test_not_expectations(text: str) -> None:
     with pytest.raises(ValueError, match=r"is not of the form `ARM MEASURE >= NUMBER`"):
         Expectation.parse(text)
+
+
+def test_the_hacking_recipe_trains_on_a_proxy_and_grades_by_the_task() -> None:
+    path = Path(__file__).parents[2] / "recipes/grpo/hacking.yaml"
+    comparison = load_comparison(path)
+    assert len(plan_runs(comparison)) == 3 * (1 + len(comparison.config.arms))
+    for arm in comparison.config.arms:
+        job = arm_job(comparison, arm, 1, Path("out"))
+        item = RewardInput(Example("1", "2+3=", answer="5"), "9,9,9,5")
+        assert [output.score for output in job.reward.build().score([item])] == [1 + 0.5 * 4]
+        assert [output.score for output in job.data.build().reward().score([item])] == [1]

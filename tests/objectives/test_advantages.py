@@ -1,5 +1,7 @@
 """Advantages: closed forms, TRL's epsilon, groups too small to compare."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from hypothesis import given
@@ -25,6 +27,14 @@ def float64(*values: float) -> Tensor:
 
 def assert_equal(actual: Tensor, *expected: float) -> None:
     torch.testing.assert_close(actual, float64(*expected), rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("function", COMPARING)
+def test_equal_rewards_have_advantages_of_exactly_0(function: Callable[[Tensor], Tensor]) -> None:
+    rewards = float64(0.1, 0.1, 0.1)
+    assert (rewards - rewards.mean()).any(), "rounding must leave something"
+    assert not function(rewards).any()
+    assert not torch.cat(batch_normalised([rewards, float64(0.2, 0.2, 0.2)])).any()
 
 
 def test_leave_one_out_numbers() -> None:

@@ -39,7 +39,7 @@ def test_the_best_of_the_batch() -> None:
     ("coef", "expected"), [(0.0, [1.0, 0.9, 0.2]), (0.01, [0.9, 0.89, 0.195]), (0.1, [0.0, 0.8, 0.15])]
 )
 def test_kl_in_the_rank_key(coef: float, expected: list[float]) -> None:
-    ranked = kl_rank_keys([1.0, 0.9, 0.2], [-12.0, -20.0, -15.0], [-22.0, -21.0, -15.5], coef)
+    ranked = kl_rank_keys([1.0, 0.9, 0.2], [-12.0 + 22.0, -20.0 + 21.0, -15.0 + 15.5], coef)
     assert ranked == pytest.approx(expected, abs=1e-12)
     assert best(ranked, None) == ([1] if coef == 0.1 else [0])
 

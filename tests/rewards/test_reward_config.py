@@ -19,6 +19,7 @@ HERE = Path(__file__).parent
 # What needs a model, a server or a sandbox has one in test_learned, test_token_reward, test_generative, test_client and
 # test_code.
 NEED_MORE = {"code.yaml", "learned-serve.yaml", "ensemble.yaml", "oreal-token.yaml", "judge.yaml", "remote.yaml"}
+NEED_MORE |= {"referee.yaml"}  # in test_referee
 NEED_MORE |= {"goal-conditioned.yaml"}  # in test_goal_conditioned
 # Jobs that train a reward model are in test_reward_model.
 FILES = sorted(p for p in (HERE.parents[1] / "reward_models").glob("*.yaml") if not p.stem.endswith("-train"))

@@ -7,8 +7,10 @@ import pytest
 import torch
 
 from posttrain.rewards.reward import RewardInput, RewardOutput
+from posttrain.trainers.credit import StepCounts
 from posttrain.trainers.grpo import GRPOTrainer
 from posttrain.trainers.grpo_config import GRPOConfig
+from posttrain.training.packing import collate
 from posttrain.training.run_config import RunConfig
 from posttrain.types import Example, Rollout, RolloutGroup, Sampling
 
@@ -99,3 +101,27 @@ def test_the_gradient_is_that_of_the_group_without_the_failed_rollout(
 def test_one_rollout_is_no_group() -> None:
     with pytest.raises(ValueError, match="rollouts_per_prompt must be at least 2"):
         GRPOConfig(rollouts_per_prompt=1)
+
+
+@pytest.mark.parametrize("scope", ["token", "sequence"])
+def test_the_chi_squared_penalty_of_a_micro_batch(tmp_path: Path, tiny_model_folder: Path, scope: str) -> None:
+    """Two rollouts of 2 and 3 tokens, without advantage: the loss is the penalty alone, over 5 tokens."""
+    trainer = make(tmp_path, tiny_model_folder, chi2_coef=0.3, chi2_scope=scope, chi2_max_log_ratio=0.5)
+    rollouts = [
+        Rollout("r", i, [5], [7] * n, [1] * n, [-1.0] * n, "stop", 0, "", reward=1.0) for i, n in ((0, 2), (1, 3))
+    ]
+    samples = trainer.assign_credit([RolloutGroup(EXAMPLES[0], rollouts)])
+    assert [trainer.has_gradient(sample) for sample in samples] == [True, True]
+    trainer.counts = StepCounts.of(samples)
+    batch = collate(samples)
+    logprobs = torch.full((5,), -1.0, requires_grad=True)
+    batch.reference_logprobs = -1.0 - torch.tensor([0.2, -0.3, 0.1, 0.4, 0.3])
+    output = trainer.loss(logprobs, torch.zeros(5), batch)
+    (gradient,) = torch.autograd.grad(output.loss, logprobs)
+    # log-ratios of the completions: -0.1, and 0.8 which is clamped to 0.5
+    held = {"token": [0.2, -0.3, 0.1, 0.4, 0.3], "sequence": [-0.1, -0.1, 0.5, 0.5, 0.5]}[scope]
+    excess = torch.tensor(held).exp() - 1
+    torch.testing.assert_close(output.loss, 0.3 * excess.sum() / 5)
+    torch.testing.assert_close(gradient, 0.3 * 2 * excess / 5)
+    torch.testing.assert_close(output.metrics["policy/chi2"], excess.sum() / 5)
+    assert output.metrics["policy/chi2_clamped_fraction"].item() == pytest.approx(0.6 if scope == "sequence" else 0)

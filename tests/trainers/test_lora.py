@@ -29,8 +29,8 @@ class OneForALateToken:
         pass
 
 
-@pytest.fixture
-def trainer(tmp_path: Path, tiny_model_folder: Path) -> GRPOTrainer:
+@pytest.fixture(params=["kl_coef", "chi2_coef"])
+def trainer(request: pytest.FixtureRequest, tmp_path: Path, tiny_model_folder: Path) -> GRPOTrainer:
     return GRPOTrainer(
         tiny_model_folder,
         GRPOConfig(
@@ -39,7 +39,7 @@ def trainer(tmp_path: Path, tiny_model_folder: Path) -> GRPOTrainer:
             rollouts_per_prompt=4,
             sampling=Sampling(max_completion_tokens=4),
             learning_rate=1e-2,
-            kl_coef=0.1,
+            **{request.param: 0.1},
         ),
         reward=OneForALateToken(),
         grader=ExactIntegerReward(),

@@ -352,9 +352,14 @@ def test_demonstrations_that_cannot_be_used(
 ) -> None:
     example = EXAMPLES[0]
     eos = make(PrefixRFTTrainer, tmp_path, tiny_model_folder).tokenizer.eos_token
-    with pytest.raises(DataError, match=r"the demonstration of example 'p0' holds '.*', which ends a completion"):
+    with pytest.raises(
+        DataError, match=r"the demonstration of example 'p0' holds '.*', which begins a text or ends a completion"
+    ):
         make(PrefixRFTTrainer, tmp_path, tiny_model_folder, [replace(example, demonstration=f"1{eos}")])
     trainer = make(PrefixRFTTrainer, tmp_path, tiny_model_folder)
+    trainer.tokenizer.bos_token = "<|system|>"
+    with pytest.raises(DataError, match=r"holds '<\|system\|>', which begins a text"):
+        Demonstrations.encode([replace(example, demonstration="<|system|>12")], trainer.encoder, max_tokens=16)
     trainer.tokenizer.backend_tokenizer.normalizer = Lowercase()
     with pytest.raises(DataError, match=r"p0' is not what the policy's tokenizer says it is: from character 3 on"):
         Demonstrations.encode([replace(example, demonstration="is Two")], trainer.encoder, max_tokens=16)

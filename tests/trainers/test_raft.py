@@ -1,6 +1,8 @@
 """RAFT and RAFT++ against the numbers of the papers' formulas, TRL's SFT, and what a run that dies leaves."""
 
+import copy
 import json
+import runpy
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from transformers import AutoModelForCausalLM
 from posttrain.errors import DataError, TrainingDiverged
 from posttrain.rewards.math.exact_integer import ExactIntegerReward
 from posttrain.rewards.reward import RewardInput, RewardOutput
+from posttrain.trainers.candidates import Candidates
 from posttrain.trainers.raft import KEPT, REJECTED, RAFTTrainer
 from posttrain.trainers.raft_config import RAFTConfig
 from posttrain.training.packing import collate
@@ -25,11 +28,11 @@ NEW = [[-0.9, -1.1], [-0.4, -0.9, -0.15, -0.9], [-0.3, -1.7, -1.2], [-1.6]]
 REWARDS = [0.0, 1.0, 1.0, 0.0]
 
 
-class Lengths:
-    """The number of tokens of a completion: a reward that varies, and costs nothing."""
+class TokenSum:
+    """The sum of the token ids of a completion: a reward that varies, and costs nothing."""
 
     def score(self, inputs: Sequence[RewardInput]) -> list[RewardOutput]:
-        return [RewardOutput(float(len(item.completion_ids))) for item in inputs]
+        return [RewardOutput(float(sum(item.completion_ids))) for item in inputs]
 
     def close(self) -> None:
         pass
@@ -46,7 +49,7 @@ def make(folder: Path, model: Path, reward: Any = None, **keys: object) -> RAFTT
     return RAFTTrainer(
         model,
         RAFTConfig.model_validate({**settings, **keys}),
-        reward=reward or Lengths(),
+        reward=reward or TokenSum(),
         train_dataset=EXAMPLES,
         run=RunConfig(folder=str(folder)),
     )
@@ -188,7 +191,7 @@ def test_one_rollout_without_threshold_is_self_training(tmp_path: Path, tiny_mod
 def test_equal_completions_count_once(tmp_path: Path, tiny_model_folder: Path) -> None:
     twice = group([1.0, 1.0, 1.0, 1.0])
     twice.rollouts[2].completion_ids = twice.rollouts[1].completion_ids
-    trainer = make(tmp_path, tiny_model_folder, selection="all_best", deduplicate=True)
+    trainer = make(tmp_path, tiny_model_folder, selection="all_best", accept_threshold=0.0, deduplicate=True)
     assert [s.id[-1] for s in trainer.assign_credit([twice])] == ["0", "1", "3"]
 
 
@@ -200,6 +203,74 @@ def test_the_rank_key_holds_the_policy_near_the_reference(tmp_path: Path, tiny_m
     assert [row["rank_key"] for row in first] == pytest.approx([row["reward"] for row in first], abs=1e-3)
     trainer.train_step()
     assert max(abs(row["rank_key"] - row["reward"]) for row in ranked_rows(tmp_path, 1)) > 0.1
+
+
+def test_the_kl_to_the_initial_policy_is_measured(tmp_path: Path, tiny_model_folder: Path) -> None:
+    """0 before the first update; later the mean log-ratio, computed here from the two models' full distributions. The
+    measurement changes nothing."""
+    trainer = make(tmp_path, tiny_model_folder, measure_kl=True, learning_rate=1e-2)
+    initial = AutoModelForCausalLM.from_pretrained(tiny_model_folder, dtype=torch.float32)
+    assert trainer.train_step()[0]["raft/kl_to_initial"] == pytest.approx(0.0, abs=1e-4)
+    trainer.save_model(tmp_path / "first")
+    sampled_from = AutoModelForCausalLM.from_pretrained(tmp_path / "first", dtype=torch.float32)
+    metrics, groups, _ = trainer.train_step()
+    ratios = [log_likelihood(sampled_from, r) - log_likelihood(initial, r) for g in groups for r in g.rollouts]
+    assert metrics["raft/kl_to_initial"] == pytest.approx(sum(ratios) / len(ratios), abs=1e-3)
+    assert metrics["raft/kl_to_initial"] > 0.1
+    unmeasured = make(tmp_path / "without", tiny_model_folder, learning_rate=1e-2)
+    unmeasured.train_step()
+    unmeasured.train_step()
+    assert equal_weights(trainer, unmeasured)
+
+
+@torch.no_grad()
+def log_likelihood(model: Any, rollout: Rollout) -> float:
+    ids = torch.tensor([rollout.prompt_ids + rollout.completion_ids])
+    logprobs = model(ids).logits.double().log_softmax(-1)[0, :-1].gather(-1, ids[0, 1:, None])
+    return float(logprobs[len(rollout.prompt_ids) - 1 :].sum())
+
+
+def equal_weights(one: RAFTTrainer, other: RAFTTrainer) -> bool:
+    pairs = zip(one.causal_lm.parameters(), other.causal_lm.parameters(), strict=True)
+    return all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_the_tradeoff_pairs_an_evaluation_with_the_kl_of_the_same_weights() -> None:
+    points = runpy.run_path(str(Path(__file__).parents[2] / "recipes/raft/tradeoff.py"))["points"]
+    rows = [
+        {"step": 0, "eval/accuracy": 0.1},
+        {"step": 1, "raft/kl_to_initial": 0.0},
+        {"step": 2, "raft/kl_to_initial": 0.2, "eval/accuracy": 0.3},
+        {"step": 3, "raft/kl_to_initial": 0.4, "eval/accuracy": 0.5},  # nothing was sampled after it
+    ]
+    assert points(rows) == [(0.0, 0.1), (0.4, 0.3)]
+
+
+# ---- restart --------------------------------------------------------------------------------------------------------
+
+
+def test_a_restarted_step_is_the_first_step_of_a_new_run(tmp_path: Path, tiny_model_folder: Path) -> None:
+    """With ``restart: initial`` the second step gives the weights of the initial policy after one update on the second
+    step's samples; the samples are those of the policy after the first step. The first step restarts from itself."""
+    restarted = make(tmp_path / "initial", tiny_model_folder, restart="initial")
+    going_on = make(tmp_path / "current", tiny_model_folder)
+    restarted.train_step()
+    going_on.train_step()
+    assert equal_weights(restarted, going_on)
+    _, _, samples = restarted.train_step()
+    fresh = make(tmp_path / "fresh", tiny_model_folder)
+    fresh.update_policy(samples)
+    assert equal_weights(restarted, fresh)
+    assert samples == going_on.train_step()[2]
+    assert not equal_weights(restarted, going_on)
+
+
+def test_without_anything_kept_the_policy_stays(tmp_path: Path, tiny_model_folder: Path) -> None:
+    trainer = make(tmp_path, tiny_model_folder, restart="initial")
+    trainer.train_step()
+    before = copy.deepcopy(trainer.causal_lm.state_dict())
+    trainer.before_update([])
+    assert all(torch.equal(value, before[name]) for name, value in trainer.causal_lm.state_dict().items())
 
 
 # ---- equal to supervised fine-tuning --------------------------------------------------------------------------------
@@ -263,6 +334,22 @@ def test_nothing_accepted_stops_the_run_after_a_while(tmp_path: Path, tiny_model
     assert trainer.sampler.state_dict() != make(tmp_path / "b", tiny_model_folder).sampler.state_dict()
 
 
+class AllEqual(TokenSum):
+    def score(self, inputs: Sequence[RewardInput]) -> list[RewardOutput]:
+        return [RewardOutput(0.5) for _ in inputs]
+
+
+def test_equal_rewards_say_so_train_nothing_and_stop_the_run_after_a_while(
+    tmp_path: Path, tiny_model_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    trainer = make(tmp_path, tiny_model_folder, AllEqual(), max_empty_steps=2, steps=5)
+    with pytest.raises(TrainingDiverged, match="nothing to learn from in 2 steps in a row"):
+        trainer.train()
+    assert "step 0: all 16 rank keys are 0.5: no update" in caplog.text
+    assert not any(row["kept"] for row in ranked_rows(tmp_path, 1))
+    assert equal_weights(trainer, make(tmp_path / "untrained", tiny_model_folder))
+
+
 # ---- what is kept on disk -------------------------------------------------------------------------------------------
 
 
@@ -280,7 +367,7 @@ def test_the_ranking_is_a_dataset(tmp_path: Path, tiny_model_folder: Path) -> No
     assert {row["step"] for row in rows} == {0, 1}
 
 
-class DiesInTheSecondStep(Lengths):
+class DiesInTheSecondStep(TokenSum):
     """Raises, as a crash would, when the second step has half of its groups."""
 
     def __init__(self) -> None:
@@ -304,7 +391,7 @@ def test_a_run_that_died_while_sampling_keeps_what_it_had(tmp_path: Path, tiny_m
     with saved.open("a") as file:
         file.write('{"request_id": "000001/0000')  # a write that a kill cut off
 
-    class Counting(Lengths):
+    class Counting(TokenSum):
         groups = 0
 
         def score(self, inputs: Sequence[RewardInput]) -> list[RewardOutput]:
@@ -341,7 +428,7 @@ def test_candidates_of_another_generator(tmp_path: Path, tiny_model_folder: Path
     _, groups, samples = trainer.train_step()
     assert {g.example.id for g in groups} == {"p1", "p3"}
     kept = {trainer.tokenizer.decode(s.input_ids, skip_special_tokens=True) for s in samples}
-    assert kept == {"1+1=two", "3+1=4 and "}  # Lengths prefers the longer one; cut at the budget of 6 tokens
+    assert kept == {"1+1=two", "3+1=4 and "}  # TokenSum prefers the longer one; cut at the budget of 6 tokens
     assert not (tmp_path / "collected").exists()
 
 
@@ -371,6 +458,13 @@ def test_only_a_newline_ends_a_line_of_candidates(tmp_path: Path, tiny_model_fol
         make(tmp_path, tiny_model_folder, candidates=str(file))
 
 
+@pytest.mark.parametrize("row", [{"prompt": "1+1=", "completion": "2"}, {"id": "p1", "completion": "2"}])
+def test_a_candidate_of_several_examples_is_refused(row: dict[str, str], tmp_path: Path) -> None:
+    file = write_candidates(tmp_path, {"id": "p0", "completion": "1"}, row)
+    with pytest.raises(DataError, match=r"line 2: .* is that of 2 training examples"):
+        Candidates.read(file, [*EXAMPLES, Example(id="p1", prompt="1+1=", answer="2")])
+
+
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
@@ -378,6 +472,8 @@ def test_only_a_newline_ends_a_line_of_candidates(tmp_path: Path, tiny_model_fol
         ({"selection": "threshold"}, "needs accept_threshold"),
         ({"drop_all_correct": True}, "needs accept_threshold"),
         ({"candidates": "x.jsonl", "importance_sampling": "token"}, "no log-probs of this policy"),
+        ({"candidates": "x.jsonl", "measure_kl": True}, "no log-probs of this policy"),
+        ({"restart": "initial", "importance_sampling": "token"}, "did not sample"),
     ],
 )
 def test_settings_that_cannot_work(keys: dict[str, Any], message: str) -> None:

@@ -27,7 +27,7 @@ from posttrain.trainers.policy_trainer import PolicyTrainer
 from posttrain.training.checkpoint import CheckpointStore
 from posttrain.training.run_log import logged_steps, read_metrics, read_rollouts
 
-STEPS, KILLS = 6, 10
+STEPS = 6
 JOB = """
 method: oreal
 model:
@@ -61,6 +61,27 @@ METHODS = {
         "data={type: environment, environment: {type: 'letters_environment:Letters'}, train_tasks: [a, b, c, d, e], "
         "eval_tasks: [f], max_turn_tokens: 4}",
         "trainer.sampling.max_completion_tokens=30",
+    ],
+    "bleuberi": [
+        "method=bleuberi",
+        "data={type: rewriting, train_size: 40, eval_size: 4}",
+        "trainer.selection=hard",
+        "trainer.selection_size=7",
+    ],
+    "raft": [
+        "method=raft",
+        "trainer.importance_sampling=token",
+        "trainer.minibatches_per_step=2",
+        "trainer.kl_rank_coef=0.1",
+    ],
+    "prefix_rft": ["method=prefix_rft"],
+    "urpo": [
+        "method=urpo",
+        "data={type: addition_referee, problems: {max_operand: 9, train_size: 40, eval_size: 4}}",
+        "trainer.prompts_per_step=6",
+        "trainer.referee_template=compact",
+        "trainer.referee_max_completion_tokens=6",
+        "trainer.alarms=[{metric: referee/running_accuracy, below: 0.6, steps: 7}]",
     ],
 }
 
@@ -113,7 +134,13 @@ def assert_same_run(one: Path, other: Path) -> None:
     assert first.keys() == second.keys()
     for name in first:
         assert same(read_state(first[name]), read_state(second[name])), name
+    assert written_beside_the_log(one) == written_beside_the_log(other)
     assert (one / "model" / "model.safetensors").read_bytes() == (other / "model" / "model.safetensors").read_bytes()
+
+
+def written_beside_the_log(folder: Path) -> dict[str, bytes]:
+    files = [file for pattern in ("selected.jsonl", "ranked/*.jsonl") for file in folder.glob(pattern)]
+    return {str(file.relative_to(folder)): file.read_bytes() for file in files}
 
 
 def timeless(folder: Path) -> list[dict[str, str]]:
@@ -206,7 +233,13 @@ def processes(own_reward: None) -> ForkServerContext:
     """Processes that have already imported what a run needs."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
-        ["rich.style", "posttrain.trainers.oreal", "posttrain.tasks.arithmetic", "transformers.models.qwen2"]
+        [
+            "rich.style",
+            *(f"posttrain.trainers.{method}" for method in METHODS),
+            "posttrain.tasks.arithmetic",
+            "posttrain.tasks.rewriting",
+            "transformers.models.qwen2",
+        ]
     )
     return context
 
@@ -218,14 +251,14 @@ def logged(folder: Path) -> int:
 
 
 @pytest.mark.slow
-def test_kill_at_random_moments(tmp_path: Path, processes: ForkServerContext) -> None:
+@pytest.mark.parametrize(("method", "kills"), [("oreal", 10), ("bleuberi", 3), ("raft", 3), ("prefix_rft", 3)])
+def test_kill_at_random_moments(method: str, kills: int, tmp_path: Path, processes: ForkServerContext) -> None:
     """After every kill the newest checkpoint is valid and at most the step being written is lost; the end is exact."""
-    rng, folder, steps = random.Random(1), tmp_path / "killed", 200
-    overrides = [*METHODS["oreal"], f"trainer.steps={steps}", "trainer.eval_every=0"]
-    (tmp_path / "job.yaml").write_text(JOB)
-    run(tmp_path / "whole", "oreal", None, f"trainer.steps={steps}", "trainer.eval_every=0")
-    arguments = (tmp_path / "job.yaml", [*overrides, f"run.folder={folder}"], False, "auto")
-    for kill in range(KILLS):
+    rng, folder, steps = random.Random(1), tmp_path / "killed", 20 * kills
+    overrides = [f"trainer.steps={steps}", "trainer.eval_every=0"]
+    run(tmp_path / "whole", method, None, *overrides)
+    arguments = (tmp_path / "job.yaml", [*METHODS[method], *overrides, f"run.folder={folder}"], False, "auto")
+    for kill in range(kills):
         before = logged(folder)
         process = processes.Process(target=train, args=arguments)
         process.start()
@@ -238,7 +271,7 @@ def test_kill_at_random_moments(tmp_path: Path, processes: ForkServerContext) ->
         newest = CheckpointStore(folder, keep=9).resolve("auto", pytest.fail)
         saved = int(newest.name.removeprefix("step_")) if newest else 0
         assert saved >= logged(folder) - 1, f"kill {kill} lost more than the step whose checkpoint was being written"
-    run(folder, "oreal", "auto", *overrides)
+    run(folder, method, "auto", *overrides)
     assert_same_run(tmp_path / "whole", folder)
 
 
@@ -252,9 +285,9 @@ def wait_for_step(folder: Path, step: int, process: Any) -> None:
 # ---- two processes ------------------------------------------------------------------------------------------------
 
 
-def run_on_two_ranks(folder: Path, *arguments: str) -> None:
+def run_on_two_ranks(folder: Path, method: str, *arguments: str) -> None:
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command = [*launcher, "-m", "posttrain", "train", str(folder.parent / "job.yaml"), *METHODS["oreal"]]
+    command = [*launcher, "-m", "posttrain", "train", str(folder.parent / "job.yaml"), *METHODS[method]]
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true"}
     finished = subprocess.run(
         [*command, f"run.folder={folder}", *arguments], env=environment, capture_output=True, text=True, timeout=300
@@ -263,14 +296,15 @@ def run_on_two_ranks(folder: Path, *arguments: str) -> None:
 
 
 @pytest.mark.slow
-def test_two_ranks_resume_exactly(tmp_path: Path) -> None:
+@pytest.mark.parametrize("method", ["oreal", "bleuberi"])
+def test_two_ranks_resume_exactly(method: str, tmp_path: Path) -> None:
     whole, folder = tmp_path / "whole", tmp_path / "resumed"
     (tmp_path / "job.yaml").write_text(JOB)
-    run_on_two_ranks(whole)
+    run_on_two_ranks(whole, method)
     shutil.copytree(whole, folder)
     for step in (5, 6):
         shutil.rmtree(folder / "checkpoints" / f"step_{step:06d}")
-    run_on_two_ranks(folder, "--resume", "auto")
+    run_on_two_ranks(folder, method, "--resume", "auto")
     assert (folder / "checkpoints" / "step_000006" / "random_states_1.pkl").is_file()
     assert_same_run(whole, folder)
 

@@ -1,11 +1,8 @@
-"""Four ways to ask a judge about the completions of one example. Each is a function from a group to its questions and
-to how their replies become outputs; a score is between 0 and 1."""
+"""Ways to ask a judge about the completions of one example (all together: see ``referee``). Each is a function from a
+group to its questions and to how their replies become outputs; a score is between 0 and 1."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from math import ceil
-from random import Random
 from statistics import fmean
 from typing import Literal
 
@@ -15,12 +12,10 @@ from posttrain.rewards.judge.judgement import (
     Reply,
     answer_probability,
     parse_score,
-    parse_scores,
     parse_winner,
     unit_score,
 )
 from posttrain.rewards.reward import RewardInput, RewardOutput
-from posttrain.rollout.seeds import derive_seed
 
 Ask = Callable[[Sequence[Candidate]], Conversation]
 
@@ -41,7 +36,7 @@ def pointwise(group: Sequence[RewardInput], ask: Ask) -> Judging:
 
     def output(reply: Reply) -> RewardOutput:
         score = parse_score(reply.text)
-        return _failed(reply, "Score: 7") if score is None else _scored(score)
+        return failed(reply, "Score: 7") if score is None else _scored(score)
 
     return Judging([ask([Candidate.of(item)]) for item in group], lambda replies: list(map(output, replies)))
 
@@ -56,7 +51,7 @@ def yes_probability(
         if reply.error is None and mass < min_answer_mass:
             message = f"only {mass:.2g} of the first token's probability is on {'/'.join([*yes, *no])}"
             return RewardOutput(None, {"answer_mass": mass}, "unparseable", message)
-        return _failed(reply, "") if reply.error else RewardOutput(probability, {"answer_mass": mass})
+        return failed(reply, "") if reply.error else RewardOutput(probability, {"answer_mass": mass})
 
     return Judging([ask([Candidate.of(item)]) for item in group], lambda replies: list(map(output, replies)))
 
@@ -84,35 +79,11 @@ def pairwise(group: Sequence[RewardInput], ask: Ask, against: Literal["reference
     return Judging(questions, outputs)
 
 
-def listwise(group: Sequence[RewardInput], ask: Ask, max_candidates: int, seed: int) -> Judging:
-    """All completions in one question, in an order drawn from ``seed`` and the texts; more than ``max_candidates``
-    are dealt to several questions of nearly equal size. Equal texts are one candidate."""
-    candidates = [Candidate.of(item) for item in group]
-    order = list(dict.fromkeys(candidates))
-    Random(derive_seed(seed, *(candidate.text for candidate in order))).shuffle(order)
-    number = ceil(len(order) / max_candidates)
-    hands = [order[start::number] for start in range(number)]
-
-    def outputs(replies: Sequence[Reply]) -> list[RewardOutput]:
-        found: dict[Candidate, Callable[[], RewardOutput]] = {}
-        for hand, reply in zip(hands, replies, strict=True):
-            scores = parse_scores(reply.text, len(hand)) if reply.error is None else None
-            for position, candidate in enumerate(hand):
-                found[candidate] = (
-                    partial(_failed, reply, f"Scores: [..] with {len(hand)} numbers")
-                    if scores is None
-                    else partial(_scored, scores[position], position=float(position))
-                )
-        return [found[candidate]() for candidate in candidates]
-
-    return Judging([ask(hand) for hand in hands], outputs)
-
-
 def compared(first: Reply, second: Reply) -> RewardOutput:
     """1, 0.5 or 0: how the candidate fared that is A in ``first`` and B in ``second``, the same pair swapped."""
     winner, swapped = parse_winner(first.text), parse_winner(second.text)
     if winner is None or swapped is None:
-        return _failed(first if winner is None else second, "Winner: A|B|tie")
+        return failed(first if winner is None else second, "Winner: A|B|tie")
     agree = WINS[winner] == 1.0 - WINS[swapped]
     return RewardOutput(WINS[winner] if agree else 0.5, {"position_disagreement": float(not agree)})
 
@@ -143,6 +114,7 @@ def _scored(score: float, **parts: float) -> RewardOutput:
     return RewardOutput(unit_score(score), {"judge_score": score, **parts})
 
 
-def _failed(reply: Reply, wanted: str) -> RewardOutput:
+def failed(reply: Reply, wanted: str) -> RewardOutput:
+    """The error of a reply that did not come, or has no line ``wanted``."""
     message = reply.message or f"no line `{wanted}` in the reply, which ends {reply.text[-SHOWN:]!r}"
     return RewardOutput(None, error=reply.error or "unparseable", message=message)

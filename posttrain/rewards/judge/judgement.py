@@ -215,5 +215,6 @@ def _last(line: re.Pattern[str], text: str) -> str | None:
 
 
 def _score(text: str) -> float | None:
-    score = float(text) if NUMBER.fullmatch(text.strip()) else None
+    number = text.strip(" \t\r")
+    score = float(number) if NUMBER.fullmatch(number) else None
     return score if score is not None and SCORE_MIN <= score <= SCORE_MAX else None

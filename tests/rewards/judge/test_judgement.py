@@ -45,6 +45,7 @@ MODES = ["pointwise", "yes_probability", "pairwise", "listwise"]
         ("Scores: [nan, 3, 9]", None),
         ("Scores: [inf, 3, 9]", None),
         ("Scores: [1e0, 3, 9]", None),
+        ("Scores: [7, \x1f3, 9]", None),
         ("Scores: [٧, 3, 9]", None),
         ("Scores: [7/10, 3, 9]", None),
         ("Scores: [[7, 3, 9]]", None),
@@ -140,7 +141,7 @@ def test_built_in_templates_ask_for_what_is_parsed(mode: str) -> None:
 
 
 def test_every_mode_has_a_template() -> None:
-    assert sorted(file.stem for file in BUILT_IN_TEMPLATES.glob("*.yaml")) == sorted(MODES)
+    assert sorted(file.stem for file in BUILT_IN_TEMPLATES.glob("*.yaml")) == sorted([*MODES, "compact"])
 
 
 def test_the_judge_cannot_be_told_where_an_answer_ends() -> None:
