@@ -19,6 +19,8 @@ _EXPORTS = {
     "Job": "posttrain.job",
     "load_job": "posttrain.job",
     "MathAnswerReward": "posttrain.rewards.math.math_answer",
+    "AgentRConfig": "posttrain.trainers.agent_r_config",
+    "AgentRTrainer": "posttrain.trainers.agent_r",
     "BLEUBERIConfig": "posttrain.trainers.bleuberi_config",
     "BLEUBERITrainer": "posttrain.trainers.bleuberi",
     "GRPOConfig": "posttrain.trainers.grpo_config",

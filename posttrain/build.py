@@ -10,6 +10,7 @@ from posttrain.data.tiny_model import TinyModelConfig
 from posttrain.errors import JobError
 from posttrain.job import SAMPLE_NOTHING, Job, trainer_class
 from posttrain.rewards.reward import Reward
+from posttrain.tasks.environment import EnvironmentTask
 from posttrain.tasks.task import Task
 from posttrain.trainers.sft_config import SFTConfig
 from posttrain.training.run_folder import claim_run_folder
@@ -44,7 +45,7 @@ def build_trainer(job: Job[Any], model: str | Path) -> Any:
     if job.method == "sft":
         components = {"grader": job.reward.build() if job.reward else task.reward(), "engine": job.engine}
     elif job.method not in SAMPLE_NOTHING:
-        components = {"reward": build_reward(job, task), "grader": task.reward(), "engine": job.engine}
+        components = {"reward": build_reward(job, task), "grader": task.reward(), "engine": engine_config(job, task)}
     return trainer_class(job.method)(
         model,
         job.trainer,
@@ -54,6 +55,11 @@ def build_trainer(job: Job[Any], model: str | Path) -> Any:
         run=job.run,
         **components,
     )
+
+
+def engine_config(job: Job[Any], task: Task) -> Any:
+    """What builds the job's engine; episodes of an environment are played around it."""
+    return task.engine(job.engine) if isinstance(task, EnvironmentTask) else job.engine
 
 
 def starting_model(job: Job[Any]) -> str | Path:

@@ -74,11 +74,16 @@ def unknown(what: str, word: str, choices: Sequence[str]) -> str:
 def _keys_in(data: Any, loc: tuple[str | int, ...]) -> KeyPath:
     """The keys of ``loc`` as the file has them: without the names of union members that pydantic puts between."""
     keys: list[str | int] = []
+    tag = None  # of the section that was just entered; a key of it may have the same name
     for part in loc:
+        if part == tag:
+            tag = None
+            continue
         inside = part in data if isinstance(data, dict) else isinstance(data, list) and isinstance(part, int)
         if inside:
             keys.append(part)
             data = data[part]
+            tag = data.get("type") if isinstance(data, dict) else None
     return tuple(keys)
 
 
@@ -92,15 +97,13 @@ def _holds(data: Any, keys: KeyPath) -> bool:
 
 def _valid_keys(config_class: type[BaseModel], loc: tuple[str | int, ...]) -> list[str]:
     """The fields of the config class at ``loc``."""
-    classes = [config_class]
+    classes, is_chosen = [config_class], False
     for part in loc:
-        if any(part in cls.model_fields for cls in classes):
-            fields = [cls.model_fields[part] for cls in classes if part in cls.model_fields]
-            classes = [cls for f in fields for cls in _config_classes(f.annotation)]
-        elif tagged := [
-            cls for cls in classes if "type" in cls.model_fields and cls.model_fields["type"].default == part
-        ]:
-            classes = tagged
+        tagged = [cls for cls in classes if "type" in cls.model_fields and cls.model_fields["type"].default == part]
+        if tagged and not is_chosen:
+            classes, is_chosen = tagged, True
+        elif fields := [cls.model_fields[part] for cls in classes if part in cls.model_fields]:
+            classes, is_chosen = [cls for f in fields for cls in _config_classes(f.annotation)], False
     return list(dict.fromkeys(name for cls in classes for name in cls.model_fields))
 
 

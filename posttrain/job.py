@@ -22,9 +22,12 @@ from posttrain.config_file import ConfigFile, dump_yaml, read_config_file
 from posttrain.rewards.config import RewardConfig
 from posttrain.rollout.config import EngineConfig, TransformersEngineConfig
 from posttrain.tasks.config import TaskConfig
+from posttrain.tasks.environment import EnvironmentTaskConfig
+from posttrain.trainers.agent_r_config import AgentRConfig
 from posttrain.trainers.bleuberi_config import BLEUBERIConfig
 from posttrain.trainers.grpo_config import GRPOConfig
 from posttrain.trainers.oreal_config import OREALConfig
+from posttrain.trainers.policy_config import PolicyTrainerConfig
 from posttrain.trainers.prefix_rft_config import PrefixRFTConfig
 from posttrain.trainers.raft_config import RAFTConfig
 from posttrain.trainers.reward_model_config import RewardModelConfig
@@ -37,6 +40,7 @@ TrainerConfigT = TypeVar("TrainerConfigT", bound=Config)
 
 # method -> the class of `trainer:`, and the trainer itself, which is imported only when it is built
 METHODS: dict[str, tuple[type[Config], str]] = {
+    "agent_r": (AgentRConfig, "posttrain.trainers.agent_r:AgentRTrainer"),
     "bleuberi": (BLEUBERIConfig, "posttrain.trainers.bleuberi:BLEUBERITrainer"),
     "oreal": (OREALConfig, "posttrain.trainers.oreal:OREALTrainer"),
     "prefix_rft": (PrefixRFTConfig, "posttrain.trainers.prefix_rft:PrefixRFTTrainer"),
@@ -100,6 +104,17 @@ class Job(Config, Generic[TrainerConfigT]):
                 raise ValueError(
                     f"trainer.sampling.max_completion_tokens ({budget}) leaves no room for a prompt: "
                     f"model.tiny.max_length is {context}"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _turns_fit_the_episode(self) -> "Job[TrainerConfigT]":
+        if isinstance(self.data, EnvironmentTaskConfig) and isinstance(self.trainer, PolicyTrainerConfig):
+            turn, episode = self.data.max_turn_tokens, self.trainer.sampling.max_completion_tokens
+            if turn > episode:
+                raise ValueError(
+                    f"data.max_turn_tokens ({turn}) is more than trainer.sampling.max_completion_tokens ({episode}), "
+                    "which is for all turns of an episode and the observations between them"
                 )
         return self
 

@@ -14,6 +14,7 @@ from posttrain.errors import JobError
 from posttrain.job import Job
 from posttrain.rewards.checked import score_checked
 from posttrain.rewards.reward import Reward, RewardInput
+from posttrain.tasks.environment import EnvironmentTask, EnvironmentTaskConfig
 from posttrain.trainers.oreal_config import OREALConfig
 from posttrain.trainers.policy_config import PolicyTrainerConfig
 from posttrain.trainers.reward_model_config import RewardModelConfig
@@ -98,7 +99,12 @@ def make_plan(job: Job[Any], launch: Launch) -> Plan:
     if isinstance(job.trainer, RewardModelConfig):
         plan.sections["Data"].append(pairs_line(job.trainer, encoder, shape.context, train))
     if isinstance(job.trainer, PolicyTrainerConfig):
-        plan.sections["Reward on one example"] = list(reward_lines(build_reward(job, task), train[0]))
+        reward = build_reward(job, task)
+        if isinstance(task, EnvironmentTask):
+            task.close()
+            plan.sections["Episodes"] = list(episode_lines(task.config, job.trainer.sampling.max_completion_tokens))
+        else:
+            plan.sections["Reward on one example"] = list(reward_lines(reward, train[0]))
         plan.sections["Batch"] = list(batch_lines(job.trainer, max(lengths["training"]), launch))
         plan.warnings += warnings(job.trainer, len(train))
     if isinstance(job.trainer, URPOConfig):
@@ -244,6 +250,14 @@ def reward_lines(reward: Reward, example: Example) -> Iterator[tuple[str, str]]:
     yield "score", f"none: {output.error}: {output.message}" if output.score is None else f"{output.score:g}"
     for name, part in output.parts.items():
         yield f"  {name}", f"{part:g}"
+
+
+def episode_lines(config: EnvironmentTaskConfig, max_completion_tokens: int) -> Iterator[tuple[str, str]]:
+    """What an episode may take."""
+    turn = config.max_turn_tokens
+    yield "environment", f"{config.environment.type}: {config.workers} processes, {config.deadline_s:g} s for a step"
+    yield "tokens of an episode", f"at most {max_completion_tokens:,}, with the observations"
+    yield "tokens of a turn", f"at most {turn:,}; {max_completion_tokens // turn:,} such turns fill an episode"
 
 
 def batch_lines(config: PolicyTrainerConfig, longest_prompt: int, launch: Launch) -> Iterator[tuple[str, str]]:

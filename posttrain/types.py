@@ -76,7 +76,8 @@ class Rollout:
     ``completion_ids``, ``action_mask`` and ``logprobs`` have one entry per completion token, the forced prefix first
     and the stop token included. ``action_mask`` is 1 where the policy sampled the token. ``logprobs`` are natural
     logs under the distribution that was really sampled (after temperature, top-k and top-p); 0.0 where
-    ``action_mask`` is 0. ``reward`` is None until scored, and stays None when ``error`` says why it could not be.
+    ``action_mask`` is 0; those tokens are of origin ``given``. ``reward`` is None until scored, and stays None when
+    ``error`` says why it could not be. ``outcome`` is the final score of an environment, and None without one.
     """
 
     request_id: str
@@ -89,6 +90,8 @@ class Rollout:
     policy_version: int
     text: str
     role: str = "policy"
+    given: Origin = Origin.EXPERT
+    outcome: float | None = None
     reward: float | None = None
     reward_parts: dict[str, float] = field(default_factory=dict)
     error: ErrorKind | None = None

@@ -56,6 +56,19 @@ class PromptEncoder:
         ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False)
         return ids
 
+    def next_turn_ids(self, message: str, turn_ended: bool = True) -> list[int]:
+        """Token ids between the policy's last token of a turn and the first of its next one: what ends the turn, if
+        its last token did not, and ``message`` as the user's turn; without a chat template, a line of its own."""
+        if not self.tokenizer.chat_template:
+            return self.completion_ids(f"\n{message}\n")
+        mark = "\x1f"  # of no template, and trimmed by none
+        turns = [{"role": "user", "content": mark}, {"role": "assistant", "content": mark}]
+        text: str = self.tokenizer.apply_chat_template(
+            [*turns, {"role": "user", "content": message}], add_generation_prompt=True, tokenize=False
+        )
+        after = text.rsplit(mark, 1)[1]
+        return self.completion_ids(after.removeprefix(self.tokenizer.eos_token) if turn_ended else after)
+
     def text(self, ids: Sequence[int]) -> str:
         """The text of ``ids`` with its special tokens."""
         text: str = self.tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)

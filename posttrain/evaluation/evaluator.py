@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 
+from posttrain.evaluation.agents import evaluate_agents
 from posttrain.types import RolloutGroup
 
 
@@ -10,8 +11,16 @@ def evaluate(groups: Sequence[RolloutGroup]) -> dict[str, float]:
     """mean@k: the mean score over all completions of all prompts; one that could not be judged counts as not solved.
 
     ``eval/pass_at_k`` is the share of prompts of which at least one completion scores above one half, and
-    ``eval/standard_error`` that of the accuracy over prompts.
+    ``eval/standard_error`` that of the accuracy over prompts. Episodes of an environment have more (see
+    ``evaluate_agents``); those with an injected mistake count there alone.
     """
+    if groups[0].example.task == "environment":
+        without_mistake = [group for group in groups if "mistake_in" not in group.example.metadata]
+        return _completions(without_mistake) | evaluate_agents(groups)
+    return _completions(groups)
+
+
+def _completions(groups: Sequence[RolloutGroup]) -> dict[str, float]:
     scores = [[rollout.reward or 0.0 for rollout in group.rollouts] for group in groups]
     means = [sum(group) / len(group) for group in scores]
     lengths = [len(rollout.completion_ids) for group in groups for rollout in group.rollouts]

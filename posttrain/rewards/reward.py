@@ -10,12 +10,13 @@ from posttrain.types import ErrorKind, Example, FinishReason
 
 @dataclass(slots=True)
 class RewardInput:
-    """A completion to judge, with the example it answers."""
+    """A completion to judge, with the example it answers; ``outcome`` is the score of the environment it acted in."""
 
     example: Example
     completion: str
     completion_ids: list[int] = field(default_factory=list)
     finish_reason: FinishReason = "stop"
+    outcome: float | None = None
 
 
 @dataclass(slots=True)

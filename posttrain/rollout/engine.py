@@ -19,6 +19,7 @@ class RolloutEngine(Protocol):
     policy_version: int
     dtype: "torch.dtype"  # of the weights in use
     tokenizer: Any
+    continuous: bool  # whether what is submitted joins the rollouts under way, or waits until they are done
 
     @property
     def context_length(self) -> int:

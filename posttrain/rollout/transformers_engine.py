@@ -35,6 +35,7 @@ class TransformersEngine:
         self.config = config
         self.dtype = getattr(torch, config.dtype)
         self.policy_version = 0
+        self.continuous = False
         self.device = torch.device(config.device or ("cuda" if torch.cuda.is_available() else "cpu"))
         try:
             model = AutoModelForCausalLM.from_pretrained(str(model_path), dtype=self.dtype)

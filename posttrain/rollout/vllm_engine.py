@@ -30,6 +30,7 @@ class VLLMEngine:
     def __init__(self, model_path: str | Path, config: VLLMEngineConfig, seed: int) -> None:
         self.dtype = getattr(torch, config.dtype)
         self.policy_version = 0
+        self.continuous = True
         self.sleep_mode = config.sleep_mode
         try:
             with process_state_kept():

@@ -3,6 +3,7 @@
 from posttrain.config import component_union
 from posttrain.tasks.addition_referee import AdditionRefereeConfig
 from posttrain.tasks.arithmetic import ArithmeticConfig
+from posttrain.tasks.environment import EnvironmentDemonstrationsConfig, EnvironmentTaskConfig
 from posttrain.tasks.gsm8k import GSM8KConfig
 from posttrain.tasks.mixture import MixtureConfig
 from posttrain.tasks.preference import PreferenceConfig
@@ -14,6 +15,8 @@ TaskConfig = component_union(
     ArithmeticConfig,
     GSM8KConfig,
     RewritingConfig,
+    EnvironmentTaskConfig,
+    EnvironmentDemonstrationsConfig,
     RowsConfig,
     PreferenceConfig,
     TotalsPreferenceConfig,

@@ -95,7 +95,7 @@ def collect_groups(
 def reward_inputs(group: RolloutGroup) -> list[RewardInput]:
     """What a reward sees of a group."""
     return [
-        RewardInput(group.example, rollout.text, rollout.completion_ids, rollout.finish_reason)
+        RewardInput(group.example, rollout.text, rollout.completion_ids, rollout.finish_reason, rollout.outcome)
         for rollout in group.rollouts
     ]
 

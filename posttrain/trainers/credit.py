@@ -19,7 +19,7 @@ def training_sample(rollout: Rollout, weight: float, objective: str = "policy", 
     return TrainingSample(
         id=f"{rollout.request_id}/{rollout.index}",
         input_ids=rollout.prompt_ids + rollout.completion_ids,
-        origin=[Origin.PROMPT] * prompt + [Origin.POLICY if bit else Origin.EXPERT for bit in sampled],
+        origin=[Origin.PROMPT] * prompt + [Origin.POLICY if bit else rollout.given for bit in sampled],
         trained=[0] * prompt + sampled,
         token_weights=[0.0] * prompt + [weight * bit for bit in sampled],
         behaviour_logprobs=[0.0] * prompt + rollout.logprobs,

@@ -152,7 +152,7 @@ def _rollout_record(
 ) -> dict[str, Any]:
     start = len(rollout.prompt_ids)
     if sample is None:
-        origin = [int(Origin.POLICY if sampled else Origin.EXPERT) for sampled in rollout.action_mask]
+        origin = [int(Origin.POLICY if sampled else rollout.given) for sampled in rollout.action_mask]
     else:
         origin = [int(who) for who in sample.origin[start:]]
     return {

@@ -1,0 +1,1 @@
+"""Environments that a policy acts in, turn by turn, and the search for good and bad ways through them."""

@@ -1,0 +1,21 @@
+"""The environments that a job may name by ``type:``; ``package.module:Name`` is one's own."""
+
+from posttrain.agents.crafting import CraftingConfig
+from posttrain.agents.http_environment import HTTPEnvironmentConfig
+from posttrain.agents.scienceworld import ScienceWorldConfig
+from posttrain.agents.vault import VaultConfig
+from posttrain.config import CustomConfig, component_union
+
+
+class CustomEnvironmentConfig(CustomConfig):
+    """A user's own ``Environment``, which itself has the ``task_ids(split)`` of ``EnvironmentConfig``."""
+
+    def task_ids(self, split: str) -> list[str]:
+        """The tasks of ``split``, train or eval."""
+        ids: list[str] = self.build().task_ids(split)
+        return ids
+
+
+AnyEnvironmentConfig = component_union(
+    VaultConfig, CraftingConfig, ScienceWorldConfig, HTTPEnvironmentConfig, custom=CustomEnvironmentConfig
+)

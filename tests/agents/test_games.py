@@ -1,0 +1,150 @@
+"""The vault and the crafting game: solvable, disjoint, and fair about mistakes."""
+
+from itertools import product
+from typing import Any
+
+import pytest
+
+from posttrain.agents.crafting import Crafting, CraftingConfig, make_recipes
+from posttrain.agents.environment import WITHOUT_ACTION, parse_action
+from posttrain.agents.vault import KEYS, Vault, VaultConfig
+
+CRAFTING = [
+    CraftingConfig(depth=depth, branching=branching, spare=spare, max_steps=200)
+    for depth, branching, spare in product((1, 3, 5), (1, 3), (None, 0))
+]
+
+
+def play(environment: Any, task_id: str, turns: list[str]) -> Any:
+    environment.reset(task_id, 0)
+    for turn in turns:
+        result = environment.step(turn)
+    return result
+
+
+@pytest.mark.parametrize("config", [VaultConfig(), VaultConfig(locks=1, keys=2), *CRAFTING], ids=repr)
+def test_the_solution_solves_every_task_and_splits_share_none(config: Any) -> None:
+    config = config.model_copy(update={"tasks": 40})
+    train, held_out = config.task_ids("train"), config.task_ids("eval")
+    assert len(set(train) | set(held_out)) == 80
+    environment = config.build()
+    for task_id in train + held_out:
+        turns = environment.solution(task_id, 0)
+        result = play(environment, task_id, turns)
+        assert result.reward == 1.0 and result.done
+        assert play(environment, task_id, turns[:-1]).reward < 1.0
+
+
+def test_no_recipe_of_a_held_out_goal_is_trained_on() -> None:
+    config = CraftingConfig(tasks=200)
+    goals = {
+        split: {(r := make_recipes(config, task_id)).line(r.goal) for task_id in config.task_ids(split)}
+        for split in ("train", "eval")
+    }
+    assert not goals["train"] & goals["eval"]
+
+
+@pytest.mark.parametrize(
+    ("turn", "action"),
+    [
+        ("Action: take gold", "take gold"),
+        ("I think.\n  Action: take gold \n", "take gold"),
+        ("take gold", None),
+        ("Action: a\nAction: b", None),
+        ("", None),
+        ("My Action: a", None),
+    ],
+)
+def test_an_action_is_the_only_line_of_its_kind(turn: str, action: str | None) -> None:
+    assert parse_action(turn) == action
+
+
+def test_a_wrong_key_jams_the_lock_quietly_until_it_is_reset() -> None:
+    vault = Vault(VaultConfig(locks=1))
+    start = vault.reset("vault/7", 0)
+    right = vault.fitting_key()
+    wrong = next(key for key in KEYS[:3] if key != right)
+    assert "green" in start
+    assert "grey" in vault.step(f"Action: take {wrong}").observation
+    vault.step(f"Action: take {right}")
+    assert not vault.step("Action: turn key").done  # also the right key
+    assert "green" in vault.step("Action: reset lock").observation
+    assert vault.step("Action: turn key").reward == 0.0  # it was put back
+    vault.step(f"Action: take {right}")
+    assert vault.step("Action: turn key").reward == 1.0
+
+
+def test_steps_run_out() -> None:
+    vault = Vault(VaultConfig(max_steps=3))
+    vault.reset("vault/1", 0)
+    results = [vault.step("what?") for _ in range(3)]
+    assert [result.done for result in results] == [False, False, True]
+    assert WITHOUT_ACTION in results[0].observation
+
+
+def crafting(**settings: Any) -> tuple[Crafting, str, str]:
+    """A game at its start, its goal, and the line that makes it."""
+    game = Crafting(CraftingConfig(depth=2, **settings))
+    game.reset("crafting/3", 0)
+    return game, game.recipes.goal, game.recipes.line(game.recipes.goal)
+
+
+def test_crafting_takes_the_exact_recipe_and_its_ingredients() -> None:
+    game, goal, line = crafting()
+    assert f"Could not find {goal}" in game.step(f"Action: get 1 {goal}").observation
+    assert "missing" in game.step(f"Action: {line}").observation
+    assert "valid recipe" in game.step(f"Action: craft 1 {goal} using 9 oak").observation
+    assert "valid recipe" in game.step(f"Action: {line.replace('craft 1', 'craft 2')}").observation
+    assert "Could not execute" in game.step("Action: dance").observation
+    assert game.step("Action: inventory").observation == "You have: nothing."
+    assert game.inventory.total() == 0
+
+
+def test_ingredients_are_consumed_and_supply_ends() -> None:
+    game, _, _ = crafting(spare=0)
+    item, number = next((item, n) for item, n in game.wanted.items() if item not in game.recipes.ingredients)
+    assert "Got" in game.step(f"Action: get {number} {item}").observation
+    assert "enough" in game.step(f"Action: get 1 {item}").observation
+    game, goal, _ = crafting(max_steps=100)
+    result = play(game, "crafting/3", game.solution("crafting/3", 0))
+    assert result.reward == 1.0 and set(+game.inventory) == {goal}
+
+
+def test_partial_reward_is_the_share_of_what_was_made() -> None:
+    game = Crafting(CraftingConfig(depth=3, branching=1, most_needed=1, partial_reward=True))
+    turns = game.solution("crafting/3", 0)
+    rewards = [play(game, "crafting/3", turns[:end]).reward for end in range(1, len(turns) + 1)]
+    assert rewards == pytest.approx([0, 1 / 3, 2 / 3, 1])
+
+
+@pytest.mark.parametrize("config", [VaultConfig(), CraftingConfig()])
+def test_an_unknown_task_is_refused(config: Any) -> None:
+    for task_id in ("nothing", "vault/x", "crafting/", "vault/", "other/1"):
+        with pytest.raises(KeyError):
+            config.build().reset(task_id, 0)
+
+
+def test_a_mistake_jams_a_lock_after_right_turns() -> None:
+    config = VaultConfig(locks=3)
+    at = []
+    for task_id in config.task_ids("eval")[:20]:
+        *right, wrong = config.mistake(task_id, 0)
+        assert right == Vault(config).solution(task_id, 0)[: len(right)]
+        result = play(config.build(), task_id, [*right, wrong])
+        assert "grey" in result.observation and result.reward == len(right) / 2 / 3
+        at.append(len(right))
+    assert set(at) == {0, 2, 4}
+
+
+def test_signs_mislead_at_a_share_of_the_locks_and_solutions_still_solve() -> None:
+    config = VaultConfig(misleading=0.3, spare_resets=0.25, max_steps=20)
+    vault = config.build()
+    misled, resets = 0, 0
+    for task_id in config.task_ids("train")[:300]:
+        turns = vault.solution(task_id, 0)
+        assert play(config.build(), task_id, turns).reward == 1.0
+        resets += turns.count("Action: reset lock")
+        vault.reset(task_id, 0)
+        misled += sum(offset != 0 for offset in vault.misled)
+    assert misled / 900 == pytest.approx(0.3, abs=0.05)
+    assert resets / 900 == pytest.approx(0.25, abs=0.05)
