@@ -140,10 +140,15 @@ def test_a_process_that_hangs_is_replaced(start_server: Any) -> None:
     assert server.metric('posttrain_worker_restarts_total{reward="commanded"}') == 1
 
 
+def has_ended(process: int) -> bool:
+    return not Path(f"/proc/{process}").exists() or "State:\tZ" in Path(f"/proc/{process}/status").read_text()
+
+
 def test_a_process_that_is_killed_while_idle_costs_nothing(start_server: Any) -> None:
     server = start_server({"commanded": {"type": "served_rewards:Commanded"}})
     (before,) = server.workers()
     os.kill(before, signal.SIGKILL)
+    wait_until(lambda: has_ended(before))
     assert server.results("abc")[0]["score"] == 3.0
     (after,) = server.workers()
     os.kill(after, signal.SIGKILL)
@@ -156,6 +161,4 @@ def test_processes_end_with_the_server_even_where_it_is_killed(start_server: Any
     (worker,) = server.workers()
     server.process.kill()
     server.process.wait()
-    wait_until(
-        lambda: not Path(f"/proc/{worker}").exists() or "State:\tZ" in Path(f"/proc/{worker}/status").read_text()
-    )
+    wait_until(lambda: has_ended(worker))
