@@ -2,7 +2,6 @@
 
 import random
 import re
-import zlib
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Literal
@@ -11,6 +10,7 @@ from pydantic import Field
 
 from posttrain.agents.environment import ACTION, WITHOUT_ACTION, StepResult, parse_action
 from posttrain.config import Config
+from posttrain.data.held_out import is_one_in
 
 BASE_ITEMS = "oak clay iron wool sand reed flint coal hide copper wax resin".split()  # noqa: SIM905
 MADE_ITEMS = (
@@ -60,7 +60,7 @@ class Recipes:
 
     @property
     def is_held_out(self) -> bool:
-        return zlib.crc32(self.line(self.goal).encode()) % HELD_OUT_OF == 0
+        return is_one_in(HELD_OUT_OF, self.line(self.goal))
 
     def line(self, item: str) -> str:
         """The action that makes ``item``."""

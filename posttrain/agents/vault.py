@@ -1,13 +1,13 @@
 """A corridor of locks in which a wrong key jams a lock, quietly: who does not notice never gets further."""
 
 import random
-import zlib
 from typing import Literal
 
 from pydantic import Field
 
 from posttrain.agents.environment import ACTION, WITHOUT_ACTION, StepResult, parse_action
 from posttrain.config import Config
+from posttrain.data.held_out import is_one_in
 
 SIGNS = ("sun", "moon", "star", "leaf", "wave", "rose", "bell", "crow", "fish", "wolf")
 KEYS = ("gold", "iron", "jade", "bone")
@@ -32,7 +32,7 @@ class VaultConfig(Config):
     def task_ids(self, split: str) -> list[str]:
         """``vault/N``; the signs at the locks follow from N alone. A fifth of all N is held out."""
         held_out = split == "eval"
-        numbers = (n for n in range(2 * HELD_OUT_OF * self.tasks) if (_hash(f"{n}") % HELD_OUT_OF == 0) == held_out)
+        numbers = (n for n in range(2 * HELD_OUT_OF * self.tasks) if is_one_in(HELD_OUT_OF, f"{n}") == held_out)
         return [f"vault/{number}" for number, _ in zip(numbers, range(self.tasks), strict=False)]
 
     def build(self) -> "Vault":
@@ -130,7 +130,3 @@ class Vault:
         first, second = self.signs[self.opened]
         colour = JAMMED if self.jammed else WELL
         return f"Lock {self.opened + 1} {SIGNS[first]} {SIGNS[second]} {colour}."
-
-
-def _hash(text: str) -> int:
-    return zlib.crc32(text.encode())

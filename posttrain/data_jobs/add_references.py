@@ -17,12 +17,12 @@ from posttrain.data_jobs.answers import (
     engine_answers,
     engine_identity,
     read_answers,
-    write_rows,
 )
 from posttrain.data_jobs.config import AddReferencesConfig, ReferenceModelConfig
 from posttrain.data_jobs.pool import Pool, prompt_rows, reasons
 from posttrain.report.formats import count, duration
 from posttrain.rewards.judge.chat_endpoint import EndpointConfig
+from posttrain.training.run_log import write_rows
 from posttrain.types import Example
 
 ROWS_FILE, FAILURES_FILE = "rows.jsonl", "failures.jsonl"
@@ -93,8 +93,8 @@ def add_references(
         if len(answers) < len(wanted):
             left = len(wanted) - len(answers)
             failed.append(f"{name}: {left:,} rows were not asked after {model.stop_after_failures} failures in a row")
-    write_rows(folder / ROWS_FILE, rows.values())
-    write_rows(folder / FAILURES_FILE, failures)
+    write_rows(folder / ROWS_FILE, rows.values(), default=str)
+    write_rows(folder / FAILURES_FILE, failures, default=str)
     job = f"JOB.yaml data.path={folder}/{ROWS_FILE} data.reference_columns=[{','.join(map(column, config.models))}]"
     summary.append(f"written   {folder}/{ROWS_FILE}, {FAILURES_FILE}")
     summary.append(f"next      posttrain data select-hard {job}")

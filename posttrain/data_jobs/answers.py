@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
@@ -18,7 +18,6 @@ from posttrain.rewards.judge.judge_engine import model_files
 from posttrain.rewards.judge.judgement import Conversation, Reply
 from posttrain.rollout.engine import RolloutEngine
 from posttrain.training.append_file import opened_to_append
-from posttrain.training.run_log import replace_file
 from posttrain.types import ErrorKind, Example, FinishReason, Sampling
 
 
@@ -143,9 +142,3 @@ def engine_identity(model: str, engine: Config) -> dict[str, Any]:
 def digest(value: Any) -> str:
     """Equal for equal values; short enough for a message."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def write_rows(file: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write JSON lines; a reader finds all of them or those from before."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(file, "".join(json.dumps(row, default=str) + "\n" for row in rows).encode())

@@ -19,7 +19,6 @@ from posttrain.data_jobs.answers import (
     asked_of,
     engine_answers,
     engine_identity,
-    write_rows,
 )
 from posttrain.data_jobs.config import SelectHardConfig
 from posttrain.data_jobs.pool import Pool, PoolConfig, read_pool, reasons
@@ -32,7 +31,7 @@ from posttrain.rewards.reward import RewardInput
 from posttrain.rewards.scoring.scoring import BATCH_ROWS
 from posttrain.rollout.engine import RolloutEngine
 from posttrain.trainers.references import leaks
-from posttrain.training.run_log import replace_file
+from posttrain.training.run_log import replace_file, write_rows
 from posttrain.types import Example
 
 ANSWERS_FILE, SELECTED_FILE, SCORES_FILE, PAGE_FILE = "answers.jsonl", "selected.jsonl", "scores.jsonl", "report.html"
@@ -152,12 +151,12 @@ def write_files(
     none = {"output": None, "score": None}
     by_id = {each.id: {"id": each.id, "prompt": each.prompt, "references": each.references} for each in pool.examples}
     chosen = (pool.values[name] | by_id[name] | found.get(name, none) for name in selected)
-    write_rows(folder / SELECTED_FILE, chosen)
+    write_rows(folder / SELECTED_FILE, chosen, default=str)
     told = (
         {"id": name, **found.get(name, none), "selected": name in selected, "problem": problems.get(name)}
         for name in by_id
     )
-    write_rows(folder / SCORES_FILE, told)
+    write_rows(folder / SCORES_FILE, told, default=str)
 
 
 def write_page(file: Path, summary: Sequence[str], scores: Mapping[str, float], selected: Iterable[str]) -> None:

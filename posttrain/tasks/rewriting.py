@@ -2,7 +2,6 @@
 
 import math
 import random
-import zlib
 from collections.abc import Callable
 from functools import cached_property
 from typing import Literal, get_args
@@ -10,6 +9,7 @@ from typing import Literal, get_args
 from pydantic import Field, model_validator
 
 from posttrain.config import Config
+from posttrain.data.held_out import is_one_in
 from posttrain.data.prompt_format import PromptFormat
 from posttrain.data.rows import read_rows
 from posttrain.errors import DataError
@@ -129,4 +129,4 @@ class RewritingTask:
 
 def is_held_out(sentence: str) -> bool:
     """Whether it is among the tenth of all sentences that no task trains on."""
-    return zlib.crc32(sentence.encode()) % HELD_OUT_OF == 0
+    return is_one_in(HELD_OUT_OF, sentence)

@@ -1,6 +1,5 @@
 """What an iteration of Agent-R found and trained on: numbers, a message, and a dataset."""
 
-import json
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from posttrain.agents.revision import Revision
 from posttrain.agents.search import environment_steps
 from posttrain.agents.tree_search import Tree
 from posttrain.data.chat import PromptEncoder
-from posttrain.training.run_log import replace_file
+from posttrain.training.run_log import write_rows
 from posttrain.types import RolloutGroup, TrainingSample
 
 
@@ -99,8 +98,7 @@ def write_iteration(
         }
         for sample in samples
     ]
-    folder.mkdir(parents=True, exist_ok=True)
-    replace_file(folder / f"step_{step:06d}.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
+    write_rows(folder / f"step_{step:06d}.jsonl", rows)
 
 
 def _parts(sample: TrainingSample, encoder: PromptEncoder) -> list[dict[str, Any]]:

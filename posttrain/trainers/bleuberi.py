@@ -18,7 +18,7 @@ from posttrain.trainers.bleuberi_config import BLEUBERIConfig
 from posttrain.trainers.credit import scored
 from posttrain.trainers.grpo import GRPOTrainer, rewards_of
 from posttrain.trainers.references import reference_lengths, with_references
-from posttrain.training.run_log import replace_file
+from posttrain.training.run_log import write_rows
 from posttrain.types import Example, Rollout, RolloutGroup, TrainingSample
 
 SELECTED_FILE = "selected.jsonl"
@@ -122,5 +122,4 @@ def write_selected(file: Path, examples: Sequence[Example], scores: Mapping[str,
         | {"score": None if math.isnan(scores[example.id]) else scores[example.id]}
         for example in examples
     ]
-    file.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(file, "".join(json.dumps(row) + "\n" for row in rows).encode())
+    write_rows(file, rows)

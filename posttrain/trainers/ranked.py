@@ -1,14 +1,13 @@
 """The ranking phase of RAFT: groups with their rank keys and weights, and the file that keeps them. What was generated
 may be text, or anything else that a reward judges."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from posttrain.trainers.credit import scored
-from posttrain.training.run_log import replace_file
+from posttrain.training.run_log import write_rows
 from posttrain.types import Rollout, RolloutGroup
 
 Output = TypeVar("Output")
@@ -49,7 +48,7 @@ def write_ranked(folder: Path, step: int, groups: Sequence[RankedGroup[Any]]) ->
     ``datasets.load_dataset("json", data_files="run/ranked/*.jsonl", streaming=True)`` reads the steps as one dataset;
     the rows with ``kept`` are what was trained on.
     """
-    lines = []
+    rows = []
     for group in groups:
         order = sorted(range(len(group.keys)), key=lambda i: (-group.keys[i], -group.weights[i]))
         for rank, i in enumerate(order):
@@ -62,6 +61,5 @@ def write_ranked(folder: Path, step: int, groups: Sequence[RankedGroup[Any]]) ->
                 "kept": group.weights[i] != 0.0,
                 "weight": group.weights[i],
             }
-            lines.append(json.dumps(row) + "\n")
-    folder.mkdir(parents=True, exist_ok=True)
-    replace_file(folder / f"step_{step:06d}.jsonl", "".join(lines).encode())
+            rows.append(row)
+    write_rows(folder / f"step_{step:06d}.jsonl", rows)

@@ -7,7 +7,7 @@ metrics is one flushed write, a rollout file appears whole or not at all.
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -206,3 +206,9 @@ def replace_file(file: Path, content: bytes) -> None:
     temporary = file.with_name(file.name + ".tmp")
     temporary.write_bytes(content)
     os.replace(temporary, file)
+
+
+def write_rows(file: Path, rows: Iterable[Mapping[str, Any]], default: Callable[[Any], Any] | None = None) -> None:
+    """Write JSON lines as ``replace_file`` does, into a folder that is made; ``default`` is that of ``json.dumps``."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(file, "".join(json.dumps(row, default=default) + "\n" for row in rows).encode())
