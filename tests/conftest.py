@@ -10,7 +10,11 @@ os.environ["DS_LOG_LEVEL"] = "error"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"
 
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from socketserver import BaseServer
 
 import pytest
 
@@ -35,3 +39,17 @@ def tiny_model_config() -> TinyModelConfig:
 def tiny_model_folder(tmp_path_factory: pytest.TempPathFactory, tiny_model_config: TinyModelConfig) -> Path:
     """A tiny Qwen2 folder; tests read it and never write into it."""
     return create_tiny_model(tmp_path_factory.mktemp("tiny_model"), tiny_model_config)
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[[BaseServer], None]]:
+    """Starts servers, each on a thread of its own; they end with the test."""
+    with ExitStack() as stack:
+
+        def start(server: BaseServer) -> None:
+            thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+            thread.start()
+            for end in (thread.join, server.server_close, server.shutdown):
+                stack.callback(end)
+
+        yield start

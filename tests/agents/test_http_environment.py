@@ -1,8 +1,6 @@
 """The client of environment servers, against one of ours that counts down, in both dialects."""
 
 import json
-import threading
-from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -77,12 +75,11 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Countdown]:
+def server(monkeypatch: pytest.MonkeyPatch, serve: Any) -> Countdown:
     monkeypatch.setattr(http_environment, "FIRST_WAIT_S", 0.001)
-    with Countdown() as server:
-        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        yield server
-        server.shutdown()
+    server = Countdown()
+    serve(server)
+    return server
 
 
 def config_of(server: Countdown, dialect: Any = "textcraft", **keys: Any) -> HTTPEnvironmentConfig:

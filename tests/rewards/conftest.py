@@ -3,7 +3,7 @@
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -96,12 +96,8 @@ def scripted() -> type[ScriptedReply]:
 
 
 @pytest.fixture
-def judge_server() -> Iterator[JudgeServer]:
+def judge_server(serve: Any) -> JudgeServer:
     """Replies ``Score: 7`` until its ``script`` is replaced."""
     server = JudgeServer()
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-    thread.start()
-    yield server
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    serve(server)
+    return server

@@ -163,16 +163,13 @@ class Scripted(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def scripted() -> Any:
+def scripted(serve: Any) -> Any:
     class Handler(Scripted):
         times: list[float] = []  # noqa: RUF012
 
     http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=http.serve_forever, daemon=True)
-    thread.start()
-    yield Handler, f"http://127.0.0.1:{http.server_port}"
-    http.shutdown()
-    http.server_close()
+    serve(http)
+    return Handler, f"http://127.0.0.1:{http.server_port}"
 
 
 def test_what_may_pass_is_tried_again_after_the_time_that_the_server_names(scripted: Any) -> None:
