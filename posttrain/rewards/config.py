@@ -6,26 +6,25 @@ from typing import TYPE_CHECKING
 from pydantic import ConfigDict
 
 from posttrain.config import CustomConfig, component_union, load_object
-from posttrain.rewards.code.code import CodeConfig
+from posttrain.rewards.code.code import CodeReward
 from posttrain.rewards.composition import GateConfig, ProductConfig, RouteConfig, WeightedPart, WeightedSumConfig
-from posttrain.rewards.format import FormatConfig
+from posttrain.rewards.format import FormatReward
 from posttrain.rewards.instructions.instructions import InstructionsConfig
-from posttrain.rewards.instructions.json_schema import JsonSchemaConfig
-from posttrain.rewards.instructions.multiple_choice import MultipleChoiceConfig
-from posttrain.rewards.instructions.regex_match import RegexMatchConfig
+from posttrain.rewards.instructions.json_schema import JsonSchemaReward
+from posttrain.rewards.instructions.multiple_choice import MultipleChoiceReward
+from posttrain.rewards.instructions.regex_match import RegexMatchReward
 from posttrain.rewards.judge.generative import GenerativeConfig, RefereeConfig
 from posttrain.rewards.learned.ensemble import EnsembleConfig
-from posttrain.rewards.learned.goal_conditioned import GoalConditionedConfig
-from posttrain.rewards.learned.learned import LearnedConfig
-from posttrain.rewards.learned.token_reward import TokenRewardConfig
-from posttrain.rewards.math.exact_integer import ExactIntegerConfig
-from posttrain.rewards.math.math_answer import MathAnswerConfig
+from posttrain.rewards.learned.goal_conditioned import GoalConditionedReward
+from posttrain.rewards.learned.learned import LearnedReward
+from posttrain.rewards.learned.token_reward import TokenReward
+from posttrain.rewards.math.exact_integer import ExactIntegerReward
+from posttrain.rewards.math.math_answer import MathAnswerReward
 from posttrain.rewards.on_error import BaseRewardConfig
-from posttrain.rewards.overlong import OverlongConfig
+from posttrain.rewards.penalties import OverlongReward, RepetitionReward
 from posttrain.rewards.references.bleu import BleuConfig, BleuRougeConfig
 from posttrain.rewards.references.reference import ChrfConfig, ExactMatchConfig, RougeLConfig, TokenF1Config
-from posttrain.rewards.remote.remote import RemoteConfig
-from posttrain.rewards.repetition import RepetitionConfig
+from posttrain.rewards.remote.remote import RemoteReward
 from posttrain.rewards.rescaling import ClipConfig, NormaliseConfig
 from posttrain.rewards.reward import Reward
 from posttrain.rewards.shuffled import ShuffledConfig
@@ -55,16 +54,16 @@ if TYPE_CHECKING:
     RewardConfig = BaseRewardConfig
 else:
     RewardConfig = component_union(
-        MathAnswerConfig,
-        ExactIntegerConfig,
-        CodeConfig,
-        FormatConfig,
-        RegexMatchConfig,
-        MultipleChoiceConfig,
+        MathAnswerReward,
+        ExactIntegerReward,
+        CodeReward,
+        FormatReward,
+        RegexMatchReward,
+        MultipleChoiceReward,
         InstructionsConfig,
-        JsonSchemaConfig,
-        OverlongConfig,
-        RepetitionConfig,
+        JsonSchemaReward,
+        OverlongReward,
+        RepetitionReward,
         TRLFunctionConfig,
         BleuConfig,
         BleuRougeConfig,
@@ -79,10 +78,10 @@ else:
         GateConfig,
         RouteConfig,
         ShuffledConfig,
-        RemoteConfig,
-        LearnedConfig,
-        GoalConditionedConfig,
-        TokenRewardConfig,
+        RemoteReward,
+        LearnedReward,
+        GoalConditionedReward,
+        TokenReward,
         EnsembleConfig,
         GenerativeConfig,
         RefereeConfig,

@@ -1,19 +1,23 @@
 """Does a completion have the asked form? A boxed answer, tags in order, a regular expression."""
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from posttrain.rewards.instructions.regex_match import check_pattern
+from posttrain.rewards.instructions.regex_match import MATCHES, check_pattern
 from posttrain.rewards.math.answer_extraction import boxed_contents
-from posttrain.rewards.on_error import BaseRewardConfig
-from posttrain.rewards.reward import Reward, RewardInput, RewardOutput
+from posttrain.rewards.on_error import ConfiguredReward
+from posttrain.rewards.reward import RewardInput, RewardOutput
 from posttrain.rewards.workers.worker_pool import WorkerPool, WorkerResult
 
 
-class FormatConfig(BaseRewardConfig):
-    """All the conditions that are given must hold; at least one must be given."""
+class FormatReward(ConfiguredReward):
+    """1 where every condition that is given holds, else 0; each is a part of its own.
+
+    A pattern runs in a worker process: on some text a regular expression takes exponential time.
+    """
 
     type: Literal["format"] = "format"
     boxed: bool = Field(default=False, description=r"there is a \boxed{...} with something in it")
@@ -29,30 +33,14 @@ class FormatConfig(BaseRewardConfig):
         return pattern
 
     @model_validator(mode="after")
-    def _asks_for_something(self) -> "FormatConfig":
+    def _asks_for_something(self) -> "FormatReward":
         if not (self.boxed or self.tags or self.pattern):
             raise ValueError("format asks for nothing: give boxed, tags or pattern")
         return self
 
-    def make(self) -> Reward:
-        return FormatReward(boxed=self.boxed, tags=self.tags, pattern=self.pattern, timeout_s=self.timeout_s)
-
-
-class FormatReward:
-    """1 where every condition holds, else 0; each condition is a part of its own.
-
-    A pattern runs in a worker process: on some text a regular expression takes exponential time.
-    """
-
-    def __init__(
-        self, *, boxed: bool = False, tags: Sequence[str] = (), pattern: str | None = None, timeout_s: float = 1.0
-    ) -> None:
-        if pattern is not None:
-            check_pattern(pattern)
-        self.boxed = boxed
-        self.tags = tuple(tags)
-        self.pattern = pattern
-        self._pool = WorkerPool("posttrain.rewards.instructions.regex_match:matches", workers=1, timeout_s=timeout_s)
+    @cached_property
+    def _pool(self) -> WorkerPool:
+        return WorkerPool(MATCHES, workers=1, timeout_s=self.timeout_s)
 
     def score(self, inputs: Sequence[RewardInput]) -> list[RewardOutput]:
         found: list[WorkerResult | None] = [None] * len(inputs)

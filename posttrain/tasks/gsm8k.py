@@ -60,9 +60,9 @@ class GSM8KTask(FileTask):
 
     def reward(self) -> Reward:
         """``math_answer``: equality of numbers and expressions, judged in worker processes."""
-        from posttrain.rewards.math.math_answer import MathAnswerConfig
+        from posttrain.rewards.math.math_answer import MathAnswerReward
 
-        return MathAnswerConfig().build()
+        return MathAnswerReward()
 
 
 def with_gold(example: Example) -> Example:

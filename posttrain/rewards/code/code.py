@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal, TypeGuard
 
 from pydantic import Field
@@ -17,7 +18,7 @@ from posttrain.rewards.code.sandbox import (
     run_tests,
 )
 from posttrain.rewards.math.answer_extraction import after_thinking
-from posttrain.rewards.on_error import BaseRewardConfig
+from posttrain.rewards.on_error import ConfiguredReward
 from posttrain.rewards.reward import Reward, RewardInput, RewardOutput
 
 _FENCED = re.compile(r"^([ \t]*)(```+|~~~+)[^`\n]*\n(.*?)(?:^[ \t]*\2|\Z)", re.MULTILINE | re.DOTALL)
@@ -25,33 +26,7 @@ _FENCED = re.compile(r"^([ \t]*)(```+|~~~+)[^`\n]*\n(.*?)(?:^[ \t]*\2|\Z)", re.M
 SHOWN = 200
 
 
-class CodeConfig(BaseRewardConfig):
-    """Rows have ``test`` and ``entry_point`` (HumanEval), ``test_list`` (MBPP), or ``inputs`` and ``outputs``."""
-
-    type: Literal["code"] = "code"
-    credit: Literal["all", "fraction"] = Field(
-        default="all", description="1 for a program that passes every test, else 0; or the share of tests passed"
-    )
-    isolation: Literal["namespaces", "rlimits_only"] = Field(
-        default="namespaces",
-        description="rlimits_only: no isolation, for a machine without namespaces and trusted code",
-    )
-    timeout_s: float = Field(default=10.0, gt=0, description="wall-clock seconds of a program, for each input")
-    memory_mb: int = Field(default=512, ge=64, description="address space of each of its processes")
-    disk_mb: int = Field(default=64, ge=1, description="its private folder, in memory")
-    processes: int = Field(default=16, ge=1, description="its processes and threads")
-    output_kb: int = Field(default=1024, ge=1, description="what it may print")
-    workers: int = Field(default=2, ge=1, description="programs that run at once")
-    python: str = Field(default="", description="the interpreter with the packages that programs import; standard only")
-    thinking_tags: tuple[str, str] = Field(default=("<think>", "</think>"), description="text within is no program")
-
-    def make(self) -> Reward:
-        names = SandboxSettings.__slots__
-        settings = SandboxSettings(**{name: getattr(self, name) for name in names})
-        return CodeReward(settings, credit=self.credit, workers=self.workers, thinking_tags=self.thinking_tags)
-
-
-class CodeReward:
+class CodeReward(SandboxSettings, ConfiguredReward):
     """1 for a program that passes every test of its row, else 0; or the share of the tests.
 
     The program is the last fenced block of the completion (that defines ``entry_point``, if one does), or the whole
@@ -64,24 +39,23 @@ class CodeReward:
 
     Errors: ``invalid_input`` for a row without tests or with one that cannot run; ``crashed`` where the sandbox, not
     the program, failed.
-
-    Raises:
-        SandboxUnavailable: when made: this machine does not isolate programs (see ``sandbox.SandboxPool``).
     """
 
-    name = "code"
+    type: Literal["code"] = "code"
+    credit: Literal["all", "fraction"] = Field(
+        default="all", description="1 for a program that passes every test, else 0; or the share of tests passed"
+    )
+    workers: int = Field(default=2, ge=1, description="programs that run at once")
+    thinking_tags: tuple[str, str] = Field(default=("<think>", "</think>"), description="text within is no program")
 
-    def __init__(
-        self,
-        settings: SandboxSettings,
-        *,
-        credit: Literal["all", "fraction"] = "all",
-        workers: int = 2,
-        thinking_tags: tuple[str, str] = ("<think>", "</think>"),
-    ) -> None:
-        self.credit = credit
-        self.thinking_tags = thinking_tags
-        self._pool = SandboxPool(settings, workers)
+    def make(self) -> Reward:
+        """Raises: SandboxUnavailable, where this machine does not isolate programs (see ``SandboxPool``)."""
+        assert self._pool is not None  # started and tried here
+        return self
+
+    @cached_property
+    def _pool(self) -> SandboxPool:
+        return SandboxPool(self, self.workers)
 
     def score(self, inputs: Sequence[RewardInput]) -> list[RewardOutput]:
         results = self._pool.map(self._judge, inputs)

@@ -2,17 +2,24 @@
 
 import re
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from posttrain.rewards.on_error import BaseRewardConfig
-from posttrain.rewards.reward import Reward, RewardInput, RewardOutput
+from posttrain.rewards.on_error import ConfiguredReward
+from posttrain.rewards.reward import RewardInput, RewardOutput
 from posttrain.rewards.workers.worker_pool import WorkerPool, WorkerResult
 
+MATCHES = f"{__name__}:matches"  # what a worker runs
 
-class RegexMatchConfig(BaseRewardConfig):
-    """Give either ``pattern`` or ``pattern_column``."""
+
+class RegexMatchReward(ConfiguredReward):
+    """1 where the completion matches ``pattern``, or the pattern of its row in ``pattern_column``, else 0.
+
+    A pattern runs in a worker process, because on some text one takes exponential time: ``timeout``. A row without a
+    pattern, or with one that is not a regular expression, is ``invalid_input``.
+    """
 
     type: Literal["regex_match"] = "regex_match"
     pattern: str | None = Field(default=None, description="regular expression; . matches newlines; (?i) ignores case")
@@ -21,40 +28,16 @@ class RegexMatchConfig(BaseRewardConfig):
     timeout_s: float = Field(default=1.0, gt=0, description="of the pattern on one completion")
 
     @model_validator(mode="after")
-    def _one_pattern_that_compiles(self) -> "RegexMatchConfig":
+    def _one_pattern_that_compiles(self) -> "RegexMatchReward":
         if (self.pattern is None) == (self.pattern_column is None):
             raise ValueError("regex_match needs either pattern or pattern_column")
         if self.pattern is not None:
             check_pattern(self.pattern)
         return self
 
-    def make(self) -> Reward:
-        return RegexMatchReward(
-            self.pattern, pattern_column=self.pattern_column, whole=self.whole, timeout_s=self.timeout_s
-        )
-
-
-class RegexMatchReward:
-    """1 where the completion matches, else 0.
-
-    A pattern runs in a worker process, because on some text one takes exponential time: ``timeout``. A row without a
-    pattern, or with one that is not a regular expression, is ``invalid_input``.
-    """
-
-    name = "regex_match"
-
-    def __init__(
-        self,
-        pattern: str | None = None,
-        *,
-        pattern_column: str | None = None,
-        whole: bool = False,
-        timeout_s: float = 1.0,
-    ) -> None:
-        self.pattern = pattern
-        self.pattern_column = pattern_column
-        self.whole = whole
-        self._pool = WorkerPool(f"{__name__}:matches", workers=1, timeout_s=timeout_s)
+    @cached_property
+    def _pool(self) -> WorkerPool:
+        return WorkerPool(MATCHES, workers=1, timeout_s=self.timeout_s)
 
     def score(self, inputs: Sequence[RewardInput]) -> list[RewardOutput]:
         questions = [

@@ -14,7 +14,7 @@ from posttrain.rewards.reward import RewardInput, RewardOutput
 from posttrain.types import Example
 
 if TYPE_CHECKING:
-    from posttrain.rewards.learned.learned import BaseRewardModelConfig
+    from posttrain.rewards.learned.learned import BaseRewardModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ class RewardModelScorer:
         JobError: there is no such model, it is no reward model, or it has no tokenizer.
     """
 
-    def __init__(self, config: "BaseRewardModelConfig") -> None:
+    def __init__(self, config: "BaseRewardModel") -> None:
         self.config = config
         self.model_config = check_is_reward_model(config.model, config.revision)
         self.tokenizer = load_reward_tokenizer(config.model, config.revision)
