@@ -7,14 +7,20 @@ from pydantic import ConfigDict
 
 from posttrain.config import CustomConfig, component_union, load_object
 from posttrain.rewards.code.code import CodeReward
-from posttrain.rewards.composition import GateConfig, ProductConfig, RouteConfig, WeightedPart, WeightedSumConfig
+from posttrain.rewards.composition import (
+    EnsembleConfig,
+    GateConfig,
+    ProductConfig,
+    RouteConfig,
+    WeightedPart,
+    WeightedSumConfig,
+)
 from posttrain.rewards.format import FormatReward
 from posttrain.rewards.instructions.instructions import InstructionsConfig
 from posttrain.rewards.instructions.json_schema import JsonSchemaReward
 from posttrain.rewards.instructions.multiple_choice import MultipleChoiceReward
 from posttrain.rewards.instructions.regex_match import RegexMatchReward
 from posttrain.rewards.judge.generative import GenerativeConfig, RefereeConfig
-from posttrain.rewards.learned.ensemble import EnsembleConfig
 from posttrain.rewards.learned.goal_conditioned import GoalConditionedReward
 from posttrain.rewards.learned.learned import LearnedReward
 from posttrain.rewards.learned.token_reward import TokenReward
@@ -25,9 +31,8 @@ from posttrain.rewards.penalties import OverlongReward, RepetitionReward
 from posttrain.rewards.references.bleu import BleuConfig, BleuRougeConfig
 from posttrain.rewards.references.reference import ChrfConfig, ExactMatchConfig, RougeLConfig, TokenF1Config
 from posttrain.rewards.remote.remote import RemoteReward
-from posttrain.rewards.rescaling import ClipConfig, NormaliseConfig
+from posttrain.rewards.rescaling import ClipConfig, NormaliseConfig, ShuffledConfig
 from posttrain.rewards.reward import Reward
-from posttrain.rewards.shuffled import ShuffledConfig
 from posttrain.rewards.trl_function import TRLFunctionConfig, TRLFunctionReward
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from posttrain.errors import RewardFailure
 from posttrain.rewards.checked import score_checked
-from posttrain.rewards.composition import WeightedSumReward
+from posttrain.rewards.composition import weighted_sum
 from posttrain.rewards.math.math_answer import MathAnswerReward
 from posttrain.rewards.reward import Reward, RewardInput, RewardOutput
 from posttrain.rewards.trl_function import TRLFunctionReward, as_trl_function
@@ -53,7 +53,7 @@ def test_none_leaves_the_part_out() -> None:
         return [2.0, None]
 
     other = TRLFunctionReward(lambda completions, **kwargs: [1.0] * len(completions))
-    both = WeightedSumReward({"first": (1.0, TRLFunctionReward(only_first)), "other": (1.0, other)})
+    both = weighted_sum({"first": (1.0, TRLFunctionReward(only_first)), "other": (1.0, other)})
     assert [output.score for output in score_checked(both, ROWS)] == [3.0, 1.0]
     assert [output.error for output in score_checked(TRLFunctionReward(only_first), ROWS)] == [None, "invalid_input"]
 
