@@ -20,7 +20,7 @@ from posttrain.rewards.instructions.instructions import InstructionsConfig
 from posttrain.rewards.instructions.json_schema import JsonSchemaReward
 from posttrain.rewards.instructions.multiple_choice import MultipleChoiceReward
 from posttrain.rewards.instructions.regex_match import RegexMatchReward
-from posttrain.rewards.judge.generative import GenerativeConfig, RefereeConfig
+from posttrain.rewards.judge.generative import GenerativeReward, RefereeReward
 from posttrain.rewards.learned.goal_conditioned import GoalConditionedReward
 from posttrain.rewards.learned.learned import LearnedReward
 from posttrain.rewards.learned.token_reward import TokenReward
@@ -88,8 +88,8 @@ else:
         GoalConditionedReward,
         TokenReward,
         EnsembleConfig,
-        GenerativeConfig,
-        RefereeConfig,
+        GenerativeReward,
+        RefereeReward,
         custom=CustomRewardConfig,
     )
 

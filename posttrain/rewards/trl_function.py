@@ -79,9 +79,17 @@ class TRLFunctionReward:
         return [RewardOutput(None if score is None else float(score)) for score in scores]
 
     def _keywords(self, inputs: Sequence[RewardInput]) -> dict[str, Any]:
-        keywords: dict[str, Any] = _example_columns(inputs) | {
+        metadata = dict.fromkeys(key for item in inputs for key in item.example.metadata)
+        keywords: dict[str, Any] = {key: [item.example.metadata.get(key) for item in inputs] for key in metadata}
+        keywords |= {name: [getattr(item.example, name) for item in inputs] for name in EXAMPLE_COLUMNS}
+        keywords |= {
             "prompts": [item.example.prompt for item in inputs],
-            "completions": [_completion_of(item) for item in inputs],
+            "completions": [
+                item.completion
+                if isinstance(item.example.prompt, str)
+                else [{"role": "assistant", "content": item.completion}]
+                for item in inputs
+            ],
             "completion_ids": [item.completion_ids for item in inputs],
         }
         for theirs, ours in self.columns.items():
@@ -102,18 +110,6 @@ class TRLFunctionReward:
 
     def close(self) -> None:
         """Nothing to end."""
-
-
-def _example_columns(inputs: Sequence[RewardInput]) -> dict[str, list[Any]]:
-    metadata = dict.fromkeys(key for item in inputs for key in item.example.metadata)
-    columns = {key: [item.example.metadata.get(key) for item in inputs] for key in metadata}
-    return columns | {name: [getattr(item.example, name) for item in inputs] for name in EXAMPLE_COLUMNS}
-
-
-def _completion_of(item: RewardInput) -> str | list[dict[str, str]]:
-    if isinstance(item.example.prompt, str):
-        return item.completion
-    return [{"role": "assistant", "content": item.completion}]
 
 
 def as_trl_function(reward: Reward) -> Callable[..., list[float | None]]:

@@ -37,7 +37,6 @@ class GSM8KConfig(FileTaskConfig):
         return self
 
     def build(self) -> "GSM8KTask":
-        """The task; its files are read when its examples are first asked for."""
         return GSM8KTask(self)
 
 

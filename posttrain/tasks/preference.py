@@ -11,7 +11,6 @@ from posttrain.data.conversation import conversation
 from posttrain.data.dataset import DatasetConfig, LoadedExamples, collect_examples
 from posttrain.data.fields import FIELDS, FieldError, example_from_values
 from posttrain.data.rows import Row, read_rows
-from posttrain.rewards.reward import Reward
 from posttrain.tasks.file_task import FileTask, FileTaskConfig
 from posttrain.types import Example
 
@@ -30,7 +29,6 @@ class PreferenceConfig(FileTaskConfig):
     margin_column: str = Field(default="margin", description="a number; rows without it have margin 0")
 
     def build(self) -> "PreferenceTask":
-        """The task; its files are read when its examples are first asked for."""
         return PreferenceTask(self)
 
 
@@ -53,10 +51,6 @@ class PreferenceTask(FileTask):
 
         rows = read_rows(config.path, config.name, config.split, config.revision)
         return collect_examples(config.path, rows, convert, config.bad_rows)
-
-    def reward(self) -> Reward | None:
-        """None: preferences judge no new completion."""
-        return None
 
     def _ranked(self, values: Mapping[str, Any], prompt: str, candidates: str) -> dict[str, Any]:
         """``values`` with the pair as two candidates, and a margin under that name."""

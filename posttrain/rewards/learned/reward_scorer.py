@@ -35,9 +35,9 @@ class Reading:
     """
 
     score: float | None
+    states: Tensor | None = field(default=None, repr=False)
     truncated_tokens: int = 0
     message: str = ""
-    states: Tensor | None = field(default=None, repr=False)
 
     def output(self, score: float | None = None, parts: Mapping[str, float] | None = None) -> RewardOutput:
         """As a reward's output, with ``score`` in place of the model's where given, and further ``parts``."""
@@ -87,7 +87,8 @@ class RewardModelScorer:
             self._classifier = self._classifier or self.config.classifier(self.max_length)
             results = iter(self._classifier.read(encoded, with_states) if encoded else [])
         return [
-            Reading(None, message=text) if isinstance(text, str) else _reading(text, *next(results)) for text in texts
+            Reading(None, message=text) if isinstance(text, str) else Reading(*next(results), text.truncated_tokens)
+            for text in texts
         ]
 
     def encode(self, item: RewardInput) -> EncodedText | str:
@@ -147,7 +148,3 @@ class RewardModelScorer:
                 f"max_length ({asked}) is more than the {context} tokens that {self.config.model!r} can read"
             )
         return int(asked)
-
-
-def _reading(text: EncodedText, score: float, states: Tensor | None) -> Reading:
-    return Reading(score, text.truncated_tokens, states=states)
