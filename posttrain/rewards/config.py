@@ -55,53 +55,45 @@ class CustomRewardConfig(CustomConfig, BaseRewardConfig):
         return BaseRewardConfig.build(self)
 
 
-if TYPE_CHECKING:
-    RewardConfig = BaseRewardConfig
-else:
-    RewardConfig = component_union(
-        MathAnswerReward,
-        ExactIntegerReward,
-        CodeReward,
-        FormatReward,
-        RegexMatchReward,
-        MultipleChoiceReward,
-        InstructionsConfig,
-        JsonSchemaReward,
-        OverlongReward,
-        RepetitionReward,
-        TRLFunctionConfig,
-        BleuConfig,
-        BleuRougeConfig,
-        ChrfConfig,
-        RougeLConfig,
-        ExactMatchConfig,
-        TokenF1Config,
-        WeightedSumConfig,
-        ProductConfig,
-        ClipConfig,
-        NormaliseConfig,
-        GateConfig,
-        RouteConfig,
-        ShuffledConfig,
-        RemoteReward,
-        LearnedReward,
-        GoalConditionedReward,
-        TokenReward,
-        EnsembleConfig,
-        GenerativeReward,
-        RefereeReward,
-        custom=CustomRewardConfig,
-    )
-
-for _config in (
-    WeightedPart,
+REWARDS: tuple[type[BaseRewardConfig], ...] = (
+    MathAnswerReward,
+    ExactIntegerReward,
+    CodeReward,
+    FormatReward,
+    RegexMatchReward,
+    MultipleChoiceReward,
+    InstructionsConfig,
+    JsonSchemaReward,
+    OverlongReward,
+    RepetitionReward,
+    TRLFunctionConfig,
+    BleuConfig,
+    BleuRougeConfig,
+    ChrfConfig,
+    RougeLConfig,
+    ExactMatchConfig,
+    TokenF1Config,
     WeightedSumConfig,
-    GateConfig,
-    RouteConfig,
-    ShuffledConfig,
-    EnsembleConfig,
     ProductConfig,
     ClipConfig,
     NormaliseConfig,
-):
+    GateConfig,
+    RouteConfig,
+    ShuffledConfig,
+    RemoteReward,
+    LearnedReward,
+    GoalConditionedReward,
+    TokenReward,
+    EnsembleConfig,
+    GenerativeReward,
+    RefereeReward,
+)
+
+if TYPE_CHECKING:
+    RewardConfig = BaseRewardConfig
+else:
+    RewardConfig = component_union(*REWARDS, custom=CustomRewardConfig)
+
+WeightedPart.model_rebuild(_types_namespace={"RewardConfig": RewardConfig})
+for _config in REWARDS:
     _config.model_rebuild(_types_namespace={"RewardConfig": RewardConfig})

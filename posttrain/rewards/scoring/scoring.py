@@ -2,7 +2,6 @@
 
 import gzip
 import json
-import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
@@ -17,7 +16,7 @@ from posttrain.errors import DataError
 from posttrain.rewards.checked import score_checked
 from posttrain.rewards.on_error import BaseRewardConfig
 from posttrain.rewards.reward import Reward, RewardInput, RewardOutput
-from posttrain.rewards.score_item import ScoreItem
+from posttrain.rewards.score_item import ScoreItem, output_values
 from posttrain.rewards.scoring.reward_file import reward_digest
 from posttrain.training.append_file import OTHERWISE, opened_to_append
 
@@ -162,7 +161,8 @@ def _append(reward: Reward, pending: list[tuple[list[ScoreRow], int]], output: B
             for row in group
         ]
         for row, judged in list(zip(group, outputs, strict=True))[kept:]:
-            lines.append(json.dumps(_written(row, judged), allow_nan=False) + "\n")
+            written = {"id": row.id, **output_values(judged)} | ({"message": judged.message} if judged.error else {})
+            lines.append(json.dumps(written, allow_nan=False) + "\n")
             errors.append(judged.error)
     output.write("".join(lines).encode())
     output.flush()
@@ -172,24 +172,6 @@ def _append(reward: Reward, pending: list[tuple[list[ScoreRow], int]], output: B
 def _input(row: ScoreRow, item: ScoreItem, first_of_group: ScoreRow) -> RewardInput:
     given = item.reward_input(str(row.number))
     return replace(given, example=replace(given.example, id=str(first_of_group.id)))
-
-
-def _written(row: ScoreRow, output: RewardOutput) -> dict[str, Any]:
-    values: dict[str, Any] = {
-        "id": row.id,
-        "score": output.score,
-        "parts": {name: _finite(value) for name, value in output.parts.items()},
-        "error": output.error,
-    }
-    if output.error is not None:
-        values["message"] = output.message
-    if output.token_scores:
-        values["token_scores"] = list(map(_finite, output.token_scores))
-    return values
-
-
-def _finite(value: float) -> float | None:
-    return float(value) if math.isfinite(value) else None
 
 
 def _opened_input(path: Path) -> BinaryIO:

@@ -33,7 +33,6 @@ from posttrain.rewards.service.wire import (
     VLLMPoolingBody,
     VLLMReply,
     VLLMScoreBody,
-    VLLMUsage,
     message_of,
     openrlhf_reply,
     result_of,
@@ -177,7 +176,7 @@ def _add_vllm_routes(app: FastAPI, scoring: Scoring) -> None:
             created=int(time.time()),
             model=reward.name,
             data=data,
-            usage=VLLMUsage(prompt_tokens=tokens, total_tokens=tokens),
+            usage={"prompt_tokens": tokens, "total_tokens": tokens, "completion_tokens": 0},
         )
 
     @app.post("/score")
