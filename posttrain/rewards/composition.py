@@ -179,18 +179,16 @@ class GateReward:
         conditions = outputs_of(self.condition, inputs)
         is_open = [condition.score is not None and condition.score >= self.threshold for condition in conditions]
         passed = iter(outputs_of(self.reward, [item for item, ok in zip(inputs, is_open, strict=True) if ok]))
-        return [
-            self._through(condition, next(passed)) if ok else self._stopped(condition)
-            for condition, ok in zip(conditions, is_open, strict=True)
-        ]
-
-    def _through(self, condition: RewardOutput, output: RewardOutput) -> RewardOutput:
-        whole = under(self.names[1], output)
-        return replace(whole, parts=parts_under(self.names[0], condition) | whole.parts)
-
-    def _stopped(self, condition: RewardOutput) -> RewardOutput:
-        whole = under(self.names[0], condition)
-        return whole if condition.score is None else replace(whole, score=self.otherwise)
+        outputs = []
+        for condition, ok in zip(conditions, is_open, strict=True):
+            whole = under(self.names[0], condition)
+            if ok:
+                inside = under(self.names[1], next(passed))
+                whole = replace(inside, parts=whole.parts | inside.parts)
+            elif condition.score is not None:
+                whole = replace(whole, score=self.otherwise)
+            outputs.append(whole)
+        return outputs
 
     def close(self) -> None:
         self.condition.close()
@@ -210,14 +208,12 @@ class RouteReward:
     def score(self, inputs: Sequence[RewardInput]) -> list[RewardOutput]:
         rows: dict[str, list[int]] = {}
         for row, item in enumerate(inputs):
-            rows.setdefault(self._value(item), []).append(row)
+            value = item.example.task if self.by == "task" else str(item.example.metadata.get(self.by))
+            rows.setdefault(value, []).append(row)
         outputs: dict[int, RewardOutput] = {}
         for value, chosen in rows.items():
             outputs.update(zip(chosen, self._route(value, [inputs[row] for row in chosen]), strict=True))
         return [outputs[row] for row in range(len(inputs))]
-
-    def _value(self, item: RewardInput) -> str:
-        return item.example.task if self.by == "task" else str(item.example.metadata.get(self.by))
 
     def _route(self, value: str, inputs: Sequence[RewardInput]) -> list[RewardOutput]:
         name = value if value in self.routes else "default"

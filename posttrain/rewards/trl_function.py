@@ -136,7 +136,9 @@ def as_trl_function(reward: Reward) -> Callable[..., list[float | None]]:
         inputs = [
             RewardInput(
                 _example(row, prompt, {name: values[row] for name, values in rows.items()}),
-                _text(completion),
+                completion
+                if isinstance(completion, str)
+                else "\n".join(message.get("content") or "" for message in completion),
                 list(completion_ids[row]) if completion_ids is not None else [],
             )
             for row, (prompt, completion) in enumerate(zip(prompts, completions, strict=True))
@@ -151,9 +153,3 @@ def _example(row: int, prompt: Any, columns: dict[str, Any]) -> Example:
     fields = {name: columns.pop(name) for name in EXAMPLE_COLUMNS if columns.get(name) is not None}
     fields["id"] = str(fields.get("id", row))
     return Example(prompt=prompt, metadata=columns, **fields)
-
-
-def _text(completion: Any) -> str:
-    if isinstance(completion, str):
-        return completion
-    return "\n".join(message.get("content") or "" for message in completion)

@@ -4,12 +4,12 @@ The Q-value of arXiv 2407.13887: method ``reward_model`` trains the states and k
 """
 
 from collections.abc import Sequence
-from difflib import get_close_matches
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
+from posttrain.config_errors import unknown
 from posttrain.errors import JobError
 from posttrain.rewards.learned.learned import BaseRewardModel
 from posttrain.rewards.reward import Reward, RewardInput, RewardOutput
@@ -83,9 +83,5 @@ def load_goal_state(model: str, revision: str | None, goal: str) -> "Tensor":
         ) from error
     states: dict[str, Tensor] = load_file(str(file))
     if goal not in states:
-        near = get_close_matches(goal, states, n=1)
-        raise JobError(
-            f"reward.goal: {goal!r} is none of the goals of {model!r}: {', '.join(sorted(states))}"
-            + (f". Did you mean {near[0]!r}?" if near else "")
-        )
+        raise JobError(unknown(f"reward.goal: {goal!r} is none of the goals of {model!r}", goal, sorted(states)))
     return states[goal]

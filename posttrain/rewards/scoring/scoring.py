@@ -49,7 +49,6 @@ class FileScores:
     errors: Counter[str] = field(default_factory=Counter)
 
     def count(self, errors: list[str | None]) -> None:
-        """Add rows, by their error or None."""
         self.rows += len(errors)
         self.errors.update(error for error in errors if error is not None)
 
@@ -78,8 +77,12 @@ def score_file(
     if output_path.exists() and input_path.exists() and output_path.samefile(input_path):
         raise DataError(f"{output_path} is the input as well; name another output")
     summary = FileScores()
+    try:
+        source = input_path.open("rb")
+    except OSError as error:
+        raise DataError(f"cannot read {input_path}: {error.strerror}") from error
     with (
-        _opened_input(input_path) as source,
+        source,
         closing(config.build()) as reward,
         opened_to_append(output_path, {"reward_digest": reward_digest(config)}, by="another reward") as output,
         output_path.open("rb") as earlier,
@@ -172,13 +175,6 @@ def _append(reward: Reward, pending: list[tuple[list[ScoreRow], int]], output: B
 def _input(row: ScoreRow, item: ScoreItem, first_of_group: ScoreRow) -> RewardInput:
     given = item.reward_input(str(row.number))
     return replace(given, example=replace(given.example, id=str(first_of_group.id)))
-
-
-def _opened_input(path: Path) -> BinaryIO:
-    try:
-        return path.open("rb")
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}") from error
 
 
 def _foreign(path: Path, problem: str) -> DataError:

@@ -18,7 +18,7 @@ from typing import Any
 def main(arguments: list[str]) -> None:
     """Serve requests; the first line that is written says whether the function could be imported."""
     path, parent, limit_s, memory_mb = arguments[0], int(arguments[1]), float(arguments[2]), int(arguments[3])
-    requests, replies = _private_pipes()
+    requests, replies = private_pipes()
     # A stop signal for the whole process group is the parent's to act on; it ends the workers when it is done.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -40,7 +40,7 @@ def main(arguments: list[str]) -> None:
             _reply(replies, answer)
 
 
-def _private_pipes() -> tuple[int, int]:
+def private_pipes() -> tuple[int, int]:
     """The request and reply pipes, out of reach of a function that prints or reads standard input."""
     requests, replies = os.dup(0), os.dup(1)
     null = os.open(os.devnull, os.O_RDONLY)

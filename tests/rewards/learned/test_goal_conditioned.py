@@ -90,7 +90,7 @@ def test_the_file_people_copy(reward_model: Path) -> None:
 
 
 def test_missing_goals_are_named(reward_model: Path, tmp_path: Path) -> None:
-    with pytest.raises(JobError, match=r"'prefered' is none of the goals .*Did you mean 'preferred'"):
+    with pytest.raises(JobError, match=r"'prefered' is none of the goals .*did you mean preferred"):
         GoalConditionedReward(model=str(reward_model), goal="prefered").build()
     for file in reward_model.iterdir():
         if file.name != "goal_states.safetensors":
