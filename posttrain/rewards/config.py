@@ -33,7 +33,7 @@ from posttrain.rewards.references.reference import ChrfConfig, ExactMatchConfig,
 from posttrain.rewards.remote.remote import RemoteReward
 from posttrain.rewards.rescaling import ClipConfig, NormaliseConfig, ShuffledConfig
 from posttrain.rewards.reward import Reward
-from posttrain.rewards.trl_function import TRLFunctionConfig, TRLFunctionReward
+from posttrain.rewards.trl_function import TRLFunctionReward
 
 
 class CustomRewardConfig(CustomConfig, BaseRewardConfig):
@@ -49,7 +49,7 @@ class CustomRewardConfig(CustomConfig, BaseRewardConfig):
         if inspect.isclass(component):
             reward: Reward = CustomConfig.build(self)
             return reward
-        return TRLFunctionReward(component, arguments=self.model_extra)
+        return TRLFunctionReward(function=component, arguments=self.model_extra or {})
 
     def build(self) -> Reward:  # type: ignore[override]
         return BaseRewardConfig.build(self)
@@ -66,7 +66,7 @@ REWARDS: tuple[type[BaseRewardConfig], ...] = (
     JsonSchemaReward,
     OverlongReward,
     RepetitionReward,
-    TRLFunctionConfig,
+    TRLFunctionReward,
     BleuConfig,
     BleuRougeConfig,
     ChrfConfig,
