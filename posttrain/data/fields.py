@@ -48,7 +48,9 @@ def example_from_values(
             if name == "prompt":
                 example.prompt = _messages(value) if isinstance(value, list) else prompt_format.prompt(_text(value))
             elif name == "metadata":
-                example.metadata |= _mapping(value)
+                if not isinstance(value, dict):
+                    raise ValueError(f"is {_described(value)}, not an object")
+                example.metadata |= value
             else:
                 setattr(example, name, CHECKS[name](value))
         except ValueError as error:
@@ -113,12 +115,6 @@ def _task_kind(value: Any) -> TaskKind:
         if value == kind:
             return kind
     raise ValueError(f"is {value!r}, not one of {', '.join(get_args(TaskKind))}")
-
-
-def _mapping(value: Any) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise ValueError(f"is {_described(value)}, not an object")
-    return value
 
 
 def _described(value: Any) -> str:

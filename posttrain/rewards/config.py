@@ -15,11 +15,10 @@ from posttrain.rewards.composition import (
     WeightedPart,
     WeightedSumConfig,
 )
-from posttrain.rewards.format import FormatReward
+from posttrain.rewards.format import FormatReward, RegexMatchReward
 from posttrain.rewards.instructions.instructions import InstructionsConfig
 from posttrain.rewards.instructions.json_schema import JsonSchemaReward
 from posttrain.rewards.instructions.multiple_choice import MultipleChoiceReward
-from posttrain.rewards.instructions.regex_match import RegexMatchReward
 from posttrain.rewards.judge.generative import GenerativeReward, RefereeReward
 from posttrain.rewards.learned.goal_conditioned import GoalConditionedReward
 from posttrain.rewards.learned.learned import LearnedReward

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from posttrain.rewards.checked import score_checked
-from posttrain.rewards.instructions.regex_match import RegexMatchReward
+from posttrain.rewards.format import RegexMatchReward
 from posttrain.rewards.reward import RewardInput
 from posttrain.types import Example
 
