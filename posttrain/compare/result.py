@@ -68,7 +68,6 @@ class ComparisonResult:
     """Everything that the table, the picture and ``result.json`` show."""
 
     config: ComparisonConfig
-    seeds: tuple[int, ...]
     rows: list[RunResult] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
 
@@ -112,7 +111,7 @@ class ComparisonResult:
         return {
             "metric": self.config.metric,
             "budget": self.config.budget.model_dump(),
-            "seeds": list(self.seeds),
+            "seeds": self.config.seeds,
             "passed": self.passed,
             "rows": [
                 {name: value for name, value in asdict(row).items() if name != "curve"} | {"metric": self.config.metric}

@@ -14,9 +14,9 @@ Rows = list[list[str]]
 
 def heading(result: ComparisonResult) -> str:
     """Metric, seeds and budget in one line."""
-    budget, seeds = result.config.budget, ", ".join(map(str, result.seeds))
+    budget, seeds = result.config.budget, ", ".join(map(str, result.config.seeds))
     value = f"{budget.value:g} {budget.kind.replace('_', ' ')}"
-    return f"{result.config.metric} · seed{'s' if len(result.seeds) > 1 else ''} {seeds} · {value} a run"
+    return f"{result.config.metric} · seed{'s' if len(result.config.seeds) > 1 else ''} {seeds} · {value} a run"
 
 
 def arm_rows(result: ComparisonResult) -> Rows:
@@ -36,11 +36,11 @@ def arm_rows(result: ComparisonResult) -> Rows:
 def difference_rows(result: ComparisonResult) -> Rows:
     """A header and a row for each arm but the first: paired differences of the end to the first arm."""
     first, *others = result.config.arms
-    rows = [[f"end − {first}", "mean", "std", *(f"seed {seed}" for seed in result.seeds)]]
+    rows = [[f"end − {first}", "mean", "std", *(f"seed {seed}" for seed in result.config.seeds)]]
     for arm in others:
         differences = result.differences(arm)
         spread = Spread.of(list(differences.values()))
-        per_seed = [f"{differences[seed]:+.3f}" if seed in differences else "–" for seed in result.seeds]
+        per_seed = [f"{differences[seed]:+.3f}" if seed in differences else "–" for seed in result.config.seeds]
         rows.append([arm, f"{spread.mean:+.3f}" if spread else "–", _std(spread), *per_seed])
     return rows
 
