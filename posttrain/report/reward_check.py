@@ -73,6 +73,7 @@ def write_check(check: RewardCheck, folder: Path, name: str, data: str, reward_y
     result = {"reward": name, "reward_digest": digest, "data": data, **asdict(check)}
     result |= {"error_rate": check.error_rate, "warnings": list(check.warnings())}
     replace_file(folder / RESULT_FILE, (json.dumps(result, indent=2, allow_nan=False) + "\n").encode())
+    scores = {"good": check.good_scores, "bad": check.bad_scores}
     facts = f"{data} · {check.prompts:,} prompts, {check.completions:,} completions"
     page = _PAGE.substitute(
         name=html.escape(name),
@@ -80,7 +81,7 @@ def write_check(check: RewardCheck, folder: Path, name: str, data: str, reward_y
         facts=html.escape(facts),
         tiles="\n".join(tile(*figure) for figure in figures(check)),
         warnings="\n".join(f'<p class="notice">{html.escape(warning)}</p>' for warning in check.warnings()),
-        scores=_scores(check),
+        scores=score_figure(histogram(scores), "of all completions") if any(scores.values()) else "<p>none</p>",
         worst="\n".join(map(_wrong_pair, check.worst)) or "<p>none</p>",
         reward=html.escape(reward_yaml),
     )
@@ -90,12 +91,6 @@ def write_check(check: RewardCheck, folder: Path, name: str, data: str, reward_y
 
 def _value(value: float | None) -> str:
     return "–" if value is None else number(value)
-
-
-def _scores(check: RewardCheck) -> str:
-    if not check.good_scores and not check.bad_scores:
-        return "<p>none</p>"
-    return score_figure(histogram({"good": check.good_scores, "bad": check.bad_scores}), "of all completions")
 
 
 def _wrong_pair(pair: WrongPair) -> str:

@@ -57,15 +57,13 @@ class JsonSchemaReward(ConfiguredReward):
         return WorkerPool(f"{__name__}:judge", workers=self.workers, timeout_s=self.timeout_s)
 
     def score(self, inputs: Sequence[RewardInput]) -> list[RewardOutput]:
-        questions = [
-            {"schema": self._schema_text(item), "text": item.completion, "allow_fence": self.allow_fence}
-            for item in inputs
-        ]
+        questions = []
+        for item in inputs:
+            column = self.schema_column
+            schema = self.json_schema if column is None else item.example.metadata.get(column)
+            text = schema if isinstance(schema, str) else json.dumps(schema)
+            questions.append({"schema": text, "text": item.completion, "allow_fence": self.allow_fence})
         return [self._output(result) for result in self._pool.map(questions)]
-
-    def _schema_text(self, item: RewardInput) -> str:
-        schema = self.json_schema if self.schema_column is None else item.example.metadata.get(self.schema_column)
-        return schema if isinstance(schema, str) else json.dumps(schema)
 
     def _output(self, result: WorkerResult) -> RewardOutput:
         if result.error is not None:

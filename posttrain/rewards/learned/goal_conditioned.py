@@ -46,7 +46,22 @@ class GoalConditionedReward(BaseRewardModel):
 
     @cached_property
     def _goal_state(self) -> "Tensor":
-        return load_goal_state(self.model, self.revision, self.goal)
+        """Of that name, beside the model, float32 [hidden]. Raises ``JobError`` where there is none."""
+        from safetensors.torch import load_file
+        from transformers.utils import cached_file
+
+        try:
+            file = cached_file(self.model, GOAL_STATES_FILE, revision=self.revision)
+        except OSError as error:
+            raise JobError(
+                f"reward model {self.model!r} has no {GOAL_STATES_FILE}; train one with method: reward_model, which "
+                "keeps it beside the model"
+            ) from error
+        states: dict[str, Tensor] = load_file(str(file))
+        if self.goal not in states:
+            what = f"reward.goal: {self.goal!r} is none of the goals of {self.model!r}"
+            raise JobError(unknown(what, self.goal, sorted(states)))
+        return states[self.goal]
 
     def score(self, inputs: Sequence[RewardInput]) -> list[RewardOutput]:
         return [self._output(reading) for reading in self.scorer.read(inputs, with_states=True)]
@@ -63,25 +78,3 @@ class GoalConditionedReward(BaseRewardModel):
         output = reading.output(pooled[f"q_{self.pooling}"], {**pooled, "reward_model": reading.score})
         output.token_scores = values
         return output
-
-
-def load_goal_state(model: str, revision: str | None, goal: str) -> "Tensor":
-    """The goal state of that name beside the model, float32 [hidden].
-
-    Raises:
-        JobError: the model has no goal states, or none of that name.
-    """
-    from safetensors.torch import load_file
-    from transformers.utils import cached_file
-
-    try:
-        file = cached_file(model, GOAL_STATES_FILE, revision=revision)
-    except OSError as error:
-        raise JobError(
-            f"reward model {model!r} has no {GOAL_STATES_FILE}; train one with method: reward_model, which keeps it "
-            "beside the model"
-        ) from error
-    states: dict[str, Tensor] = load_file(str(file))
-    if goal not in states:
-        raise JobError(unknown(f"reward.goal: {goal!r} is none of the goals of {model!r}", goal, sorted(states)))
-    return states[goal]

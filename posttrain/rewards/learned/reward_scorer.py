@@ -108,7 +108,7 @@ class RewardModelScorer:
             end -= 1
         return self._fitted(ids[:end], min(start, end))
 
-    def encode_sampled(self, item: RewardInput, completion_ids: list[int] | None = None) -> EncodedText | str:
+    def encode_sampled(self, item: RewardInput, completion_ids: list[int]) -> EncodedText | str:
         """As a policy samples: the prompt, then ``completion_ids``, or else the text and the EOS where it ended."""
         try:
             with self._lock:
@@ -116,7 +116,7 @@ class RewardModelScorer:
                 ids = completion_ids or self.encoder.completion_ids(item.completion)
         except DataError as error:
             return str(error)
-        if completion_ids is None and item.finish_reason == "stop":
+        if not completion_ids and item.finish_reason == "stop":
             ids = [*ids, self.encoder.tokenizer.eos_token_id]
         return self._fitted(prompt + ids, len(prompt))
 

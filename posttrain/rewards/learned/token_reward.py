@@ -10,7 +10,7 @@ from posttrain.rewards.learned.learned import BaseRewardModel
 from posttrain.rewards.reward import Reward, RewardInput, RewardOutput
 
 if TYPE_CHECKING:
-    from posttrain.rewards.learned.reward_scorer import Classifier, EncodedText, Reading
+    from posttrain.rewards.learned.reward_scorer import Classifier, Reading
 
 
 class TokenReward(BaseRewardModel):
@@ -46,14 +46,10 @@ class TokenReward(BaseRewardModel):
         return TokenClassifier(self)
 
     def score(self, inputs: Sequence[RewardInput]) -> list[RewardOutput]:
-        texts = [self._encode(item) for item in inputs]
+        # As the policy had it: the prompt, and the sampled tokens with the one that ends them.
+        ids = [item.completion_ids if self.use_completion_ids else [] for item in inputs]
+        texts = [self.scorer.encode_sampled(*pair) for pair in zip(inputs, ids, strict=True)]
         return [self._output(reading) for reading in self.scorer.read_encoded(texts, with_states=True)]
-
-    def _encode(self, item: RewardInput) -> "EncodedText | str":
-        """As the policy had it: the prompt, and the sampled tokens with the one that ends them."""
-        if self.use_completion_ids and item.completion_ids:
-            return self.scorer.encode_sampled(item, item.completion_ids)
-        return self.scorer.encode_sampled(item)
 
     def _output(self, reading: "Reading") -> RewardOutput:
         import torch

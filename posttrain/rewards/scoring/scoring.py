@@ -34,11 +34,6 @@ class ScoreRow:
     item: ScoreItem | None = None
     problem: str = ""
 
-    def group_key(self) -> tuple[Any, ...]:
-        """Equal for completions of one example: the same prompt (without one, the same id), answer and references."""
-        assert self.item is not None
-        return self.item.prompt or (self.id,), self.item.answer, self.item.references
-
 
 @dataclass(slots=True)
 class FileScores:
@@ -125,11 +120,12 @@ def read_score_rows(source: BinaryIO, path: Path) -> Iterator[ScoreRow]:
 
 
 def groups(rows: Iterable[ScoreRow]) -> Iterator[list[ScoreRow]]:
-    """Neighbours of one example, at most ``LARGEST_GROUP``; a malformed row belongs where it stands."""
+    """Neighbours of one prompt (without one, of one id), answer and references, at most ``LARGEST_GROUP``; a malformed
+    row belongs where it stands."""
     group: list[ScoreRow] = []
     key: tuple[Any, ...] | None = None
     for row in rows:
-        own_key = key if row.item is None else row.group_key()
+        own_key = key if (item := row.item) is None else (item.prompt or (row.id,), item.answer, item.references)
         if group and (len(group) == LARGEST_GROUP or (key is not None and own_key != key)):
             yield group
             group = []

@@ -168,7 +168,8 @@ def _add_vllm_routes(app: FastAPI, scoring: Scoring) -> None:
         reward = scoring.reward(body.model)
         items = body.score_items()
         outputs = await scoring.scored(reward, items)
-        activation = _logistic if body.use_activation else float
+        # The logistic function, without overflow.
+        activation = (lambda score: 0.5 * (1.0 + math.tanh(0.5 * score))) if body.use_activation else float
         data = [{"index": index, **datum(output, activation)} for index, output in enumerate(outputs)]
         tokens = sum(estimated_tokens(item.reward_input("")) for item in items)
         return VLLMReply(
@@ -203,10 +204,6 @@ def _add_vllm_routes(app: FastAPI, scoring: Scoring) -> None:
             return {"object": "pooling", "data": rows if by_token else score}
 
         return await reply(body, datum)
-
-
-def _logistic(score: float) -> float:
-    return 0.5 * (1.0 + math.tanh(0.5 * score))  # without overflow
 
 
 def _add_status_routes(app: FastAPI, rewards: Mapping[str, ServedReward], metrics: Metrics) -> None:

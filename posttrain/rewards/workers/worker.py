@@ -24,7 +24,8 @@ def main(arguments: list[str]) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     try:
-        function = _load(path)
+        module, _, name = path.partition(":")
+        function: Callable[[Any], Any] = getattr(importlib.import_module(module), name)
         _limit_memory(memory_mb)
     except Exception as error:
         _reply(replies, {"error": f"{type(error).__name__}: {error}"})
@@ -47,12 +48,6 @@ def private_pipes() -> tuple[int, int]:
     os.dup2(null, 0)
     os.dup2(2, 1)
     return requests, replies
-
-
-def _load(path: str) -> Callable[[Any], Any]:
-    module, _, name = path.partition(":")
-    function: Callable[[Any], Any] = getattr(importlib.import_module(module), name)
-    return function
 
 
 def _limit_memory(memory_mb: int) -> None:
