@@ -177,7 +177,8 @@ def _add_vllm_routes(app: FastAPI, scoring: Scoring) -> None:
             created=int(time.time()),
             model=reward.name,
             data=data,
-            usage={"prompt_tokens": tokens, "total_tokens": tokens, "completion_tokens": 0},
+            usage=dict.fromkeys(("prompt_tokens_details", "completion_tokens_details"))
+            | {"prompt_tokens": tokens, "total_tokens": tokens, "completion_tokens": 0},
         )
 
     @app.post("/score")
