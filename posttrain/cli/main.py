@@ -10,6 +10,7 @@ from posttrain.cli.compare import CompareCommand, compare
 from posttrain.cli.data import data
 from posttrain.cli.doctor import doctor
 from posttrain.cli.init import init
+from posttrain.cli.push import push
 from posttrain.cli.recipes import recipes
 from posttrain.cli.report import report
 from posttrain.cli.score import score
@@ -33,6 +34,7 @@ app.command()(check_reward)
 app.command()(serve)
 app.command(cls=CompareCommand)(compare)
 app.add_typer(data, name="data")
+app.command()(push)
 app.command()(init)
 app.command()(doctor)
 app.command()(recipes)
