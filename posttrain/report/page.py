@@ -15,11 +15,12 @@ from posttrain.report.formats import count, duration, number
 from posttrain.report.histograms import scores_section
 from posttrain.report.overlap import Comparison
 from posttrain.report.page_data import curves, not_finite, samples
+from posttrain.report.searches import searches
 from posttrain.training.run_folder import JOB_FILE
 from posttrain.training.run_log import ENVIRONMENT_FILE, METRICS_FILE, read_metrics, replace_file
 
 REPORT_FILE = "report.html"
-SCRIPTS = ("format.js", "chart.js", "charts.js", "samples.js", "page.js")
+SCRIPTS = ("format.js", "chart.js", "charts.js", "tokens.js", "samples.js", "drawing.js", "trees.js", "page.js")
 
 
 def write_report(run_folder: str | Path) -> Path:
@@ -47,6 +48,7 @@ def render(folder: Path) -> str:
         "method_title": _method_title(method),
         **curves(metrics),
         "not_finite": not_finite(metrics),
+        "searches": searches(folder),
         "samples": samples(folder, Comparison.of(job.get("reward"))),
     }
     return Template(asset("page.html")).substitute(

@@ -1,4 +1,4 @@
-// The page: theme, curves, samples.
+// The page: theme, curves, searches, samples.
 
 const data = JSON.parse(document.getElementById("data").textContent);
 const charts = [];
@@ -8,6 +8,8 @@ function main() {
   notices();
   if (data.steps.length) curves();
   else document.getElementById("curves").append(make("section", {}, make("p", { class: "empty" }, "No step has been logged yet.")));
+  if (data.searches.length) new TreeBrowser(data.searches, document.getElementById("searches"));
+  else document.getElementById("searches").remove();
   const host = document.getElementById("samples");
   if (data.samples.length) new SampleBrowser(data.samples, host);
   else host.append(make("p", { class: "empty" }, "No rollouts were logged: trainer.log_rollouts_every says how often they are."));
