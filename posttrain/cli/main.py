@@ -9,6 +9,7 @@ from posttrain.cli.check_reward import check_reward
 from posttrain.cli.compare import CompareCommand, compare
 from posttrain.cli.data import data
 from posttrain.cli.report import report
+from posttrain.cli.runs import runs
 from posttrain.cli.score import score
 from posttrain.cli.serve import serve
 from posttrain.cli.train import train
@@ -26,6 +27,7 @@ app = typer.Typer(
 )
 app.command()(train)
 app.command()(report)
+app.command()(runs)
 app.command()(score)
 app.command()(check_reward)
 app.command()(serve)

@@ -17,13 +17,13 @@ SAMPLE_BYTES = 3_000_000  # of all samples together, compressed and in base64
 FIRST_TOKENS, LAST_TOKENS = 1200, 400  # shown of a long completion
 
 
-def curves(metrics: Sequence[dict[str, float]]) -> dict[str, Any]:
+def curves(metrics: Sequence[dict[str, float]], most: int = MOST_POINTS) -> dict[str, Any]:
     """The metrics by name: ``steps``, and for each name a list of numbers or None as long as ``steps``.
 
-    A run with more than ``MOST_POINTS`` steps is thinned: a point is the mean of ``steps_per_point`` lines.
+    A run with more than ``most`` steps is thinned: a point is the mean of ``steps_per_point`` lines.
     """
     names = list(dict.fromkeys(name for line in metrics for name in line if name != "step"))
-    size = max(1, math.ceil(len(metrics) / MOST_POINTS))
+    size = max(1, math.ceil(len(metrics) / most))
     buckets = [metrics[start : start + size] for start in range(0, len(metrics), size)]
     return {
         "steps": [int(bucket[-1]["step"]) for bucket in buckets],

@@ -1,6 +1,6 @@
 // A search tree as SVG: the root at the left, a column for each turn; nodes sized by visits, filled by mean reward.
 
-const SIDE = 24, NARROWEST_COLUMN = 30, WIDEST_COLUMN = 120, LARGEST_NODE = 8;
+const SIDE = 24, COLUMN = [30, 120], ROW = [9, 21], HEIGHT = 560, LARGEST_NODE = 8;
 
 class TreeDrawing {
   /** `nodes` are [parent, turn, observation, visits, mean, reward], by their number in the search; `onChoose` gets one. */
@@ -38,8 +38,7 @@ class TreeDrawing {
 
   /** Draw into `width`, with the way marked: {good, bad?, parting?, left?}. */
   draw(width, way) {
-    const height = this.rows > 60 ? 15 : 21;
-    const column = Math.min(WIDEST_COLUMN, Math.max(NARROWEST_COLUMN, (width - 2 * SIDE - 26) / this.columns));
+    const height = clamp(HEIGHT / this.rows, ROW), column = clamp((width - 2 * SIDE - 26) / this.columns, COLUMN);
     this.x = (number) => SIDE + column * this.depth.get(number);
     this.y = (number) => SIDE + height * this.row.get(number);
     const wide = Math.ceil(2 * SIDE + 26 + column * this.columns), high = 2 * SIDE + height * (this.rows - 1);

@@ -17,17 +17,6 @@ function main() {
   colourKeys(document.getElementById("job"));
 }
 
-function theme() {
-  const root = document.documentElement, button = document.getElementById("theme");
-  const asked = new URLSearchParams(location.search).get("theme");
-  const set = (name) => {
-    root.dataset.theme = name;
-    button.textContent = name === "dark" ? "Light" : "Dark";
-  };
-  set(asked ?? (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light"));
-  button.addEventListener("click", () => set(root.dataset.theme === "dark" ? "light" : "dark"));
-}
-
 function notices() {
   const host = document.getElementById("notices");
   for (const [name, steps] of Object.entries(data.not_finite)) {

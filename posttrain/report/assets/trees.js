@@ -31,10 +31,11 @@ class TreeBrowser extends TokenView {
     this.label.textContent = `iteration ${iteration + 1} of ${of}`;
     this.slider.setAttribute("aria-valuetext", this.label.textContent);
     const heading = [trees.length === all ? `${all} ${all === 1 ? "tree" : "trees"}` : `${trees.length} of ${all} trees: the others would make this page too large`];
+    if (this.iterations.length < of) heading.push(`${this.iterations.length} of ${of} iterations are in this page`);
     if (unreadable.length) heading.push(`${unreadable.length} cannot be read: ${unreadable.slice(0, 3).join(", ")}`);
     this.items = trees.map((tree, index) => this.item(tree, index));
     const legend = "A square is the end of an episode, best first, filled by its reward.";
-    this.list.replaceChildren(make("p", {}, heading.join(". ")), ...this.items, make("div", { class: "legend" }, legend));
+    this.list.replaceChildren(make("p", {}, `${heading.join(". ")}.`), ...this.items, make("div", { class: "legend" }, legend));
     this.main.hidden = !trees.length;
     if (trees.length) this.showTree(0);
   }
@@ -79,6 +80,7 @@ class TreeBrowser extends TokenView {
   showNode(number) {
     const [, turn, observation, visits, mean, reward] = this.nodes.get(number);
     this.drawing.choose(number);
+    this.bringIntoView(number);
     const end = reward === null ? "" : `, ends with reward ${formatNumber(reward)}`;
     const mark = number === this.way?.left ? " · the mistake, after which the revision comes" : "";
     this.step.replaceChildren(
@@ -86,6 +88,14 @@ class TreeBrowser extends TokenView {
       make("div", { class: "text" }, turn ? `${turn.trim()}\n→ ${observation}` : observation || "The task."),
     );
     if (!this.way) this.read(this.wayTo(number));
+  }
+
+  bringIntoView(number) {
+    if (!this.drawing.x) return;
+    const { scrollLeft, scrollTop, clientWidth, clientHeight } = this.canvas;
+    const [x, y] = [this.drawing.x(number), this.drawing.y(number)];
+    const shown = x > scrollLeft && x < scrollLeft + clientWidth && y > scrollTop && y < scrollTop + clientHeight;
+    if (!shown) this.canvas.scrollTo(x - clientWidth / 2, y - clientHeight / 2);
   }
 
   /** Turns and observations down to a node, none of them trained. */
