@@ -24,7 +24,13 @@ from posttrain.training.run_log import ENVIRONMENT_FILE, METRICS_FILE, ROLLOUTS_
 INDEX_FILE = "runs.html"
 SCRIPTS = ("format", "chart", "charts", "tokens", "theme", "runs")
 MARKS = (JOB_FILE, METRICS_FILE, ENVIRONMENT_FILE, ROLLOUTS_FOLDER, "checkpoints")  # any of them makes a run folder
-MAIN_METRICS = ("eval/success", "eval/accuracy", "reward/mean", "policy/loss", "sft/loss")  # the first that was logged
+MAIN_METRICS = (
+    "eval/success",
+    "eval/accuracy",
+    "reward/mean",
+    "reward_model/accuracy",
+    "policy/loss",
+)  # the first that was logged
 MOST_POINTS = 150  # of a curve
 DETAIL_BYTES = 6_000_000  # of the curves and settings of all runs, compressed and in base64
 QUIET_SECONDS, QUIET_STEPS = 600.0, 5.0  # after which a run that has not written is no longer running
@@ -84,7 +90,7 @@ def summary(folder: Path, name: str, now: float) -> dict[str, Any]:
             times = [line["time/step"] for line in metrics if math.isfinite(line.get("time/step", math.nan))]
     except BrokenRun as reason:
         return {**row, "state": "broken", "reason": str(reason)}
-    settings = {key: value for key, value in leaves(job) if key and key != "run.folder"}
+    settings = {key: _text(value) for key, value in leaves(job) if key and key != "run.folder"}
     state = _state(folder, row["steps"] >= total > 0, max(QUIET_SECONDS, QUIET_STEPS * max(times, default=0.0)), now)
     return {**row, "state": state, "seconds": sum(times), "data": packed({"curves": drawn, "settings": settings})}
 
@@ -102,7 +108,7 @@ def _reading(name: str) -> Iterator[None]:
         raise BrokenRun(f"{name} is not YAML: {line}{error.problem}") from error
     except json.JSONDecodeError as error:
         raise BrokenRun(f"{name} has a line that is not JSON: {error.doc.strip()[:60]}") from error
-    except (ValueError, TypeError, KeyError, AttributeError, yaml.YAMLError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError, yaml.YAMLError) as error:
         raise BrokenRun(f"{name} is not what a run writes: {' '.join(str(error).split())}") from error
 
 
@@ -136,6 +142,10 @@ def _task(job: dict[str, Any]) -> str:
     data = _section(job, "data")
     more = _section(data, "environment").get("type") or data.get("path") or data.get("name")
     return " ".join(str(word) for word in (data.get("type"), more) if word)
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 
 def _main_metric(metrics: Sequence[dict[str, float]]) -> dict[str, Any]:

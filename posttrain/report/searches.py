@@ -6,8 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from posttrain.agents.environment import StepResult
 from posttrain.agents.environment_pool import Position
 from posttrain.agents.reflection import parting_node
@@ -18,12 +16,13 @@ from posttrain.types import Origin
 MOST_ITERATIONS = 12
 TREE_BYTES = 2_000_000  # of all trees together, compressed and in base64
 MOST_NODES = 300  # of a tree
-MOST_LETTERS = 1500  # of a turn, and of an observation
+MOST_LETTERS = 600  # of a turn, and of an observation
+UNREADABLE = (OSError, ValueError, KeyError, IndexError, TypeError)  # what reading a file of another form raises
 PIECES = re.compile(r"(<\|[^|]*\|>)|(?<=\n)")  # lines, and the marks of chat templates
 
 
 def searches(folder: Path) -> list[dict[str, Any]]:
-    """Iterations spread over the run, and of each as many trees as ``TREE_BYTES`` allows, those with revisions first.
+    """Iterations spread over the run; of each as many trees as ``TREE_BYTES`` allows, at least one, revised ones first.
 
     Each is ``iteration`` (from 0), ``trees_in_iteration``, ``unreadable`` (names of files) and ``trees``; each tree is
     what a list shows of it and ``data``: nodes and ways as JSON, deflated, in base64.
@@ -34,20 +33,23 @@ def searches(folder: Path) -> list[dict[str, Any]]:
 
 
 def _iteration(folder: Path, number: int, budget: int) -> dict[str, Any]:
-    rows = dict[str, list[dict[str, Any]]]()
-    for row in _lines(folder / "iterations" / f"step_{number:06d}.jsonl"):
-        rows.setdefault(row["id"].split("/")[1], []).append(row)
+    rows, trees, unreadable = dict[str, list[dict[str, Any]]](), list[dict[str, Any]](), list[str]()
+    trained = folder / "iterations" / f"step_{number:06d}.jsonl"
+    try:
+        for row in _lines(trained):
+            rows.setdefault(row["id"].split("/")[1], []).append(row)
+    except UNREADABLE:
+        unreadable.append(str(trained.relative_to(folder)))
     files = sorted((folder / "trees" / f"iteration_{number}").glob("rank*/*.jsonl"), key=lambda file: file.stem)
     files.sort(key=lambda file: -sum("bad" in row for row in rows.get(file.stem, [])))
-    trees, unreadable = list[dict[str, Any]](), list[str]()
     for file in files:
         try:
             tree = _tree(file, rows.get(file.stem, []), str(file.relative_to(folder)))
-        except (OSError, ValueError, KeyError, IndexError, TypeError, ValidationError):
+        except UNREADABLE:
             unreadable.append(str(file.relative_to(folder)))
             continue
         budget -= len(tree["data"])
-        if budget < 0:
+        if budget < 0 and trees:
             break
         trees.append(tree)
     return {"iteration": number, "trees_in_iteration": len(files), "unreadable": unreadable, "trees": trees}

@@ -55,7 +55,7 @@ def test_a_row_says_what_came_of_a_run(tmp_path: Path) -> None:
     }
     assert detail["curves"]["steps"] == [0, 1, 2, 3, 4]
     assert detail["curves"]["series"]["reward/mean"] == [None, 0.375, 0.5, 0.625, 0.75]
-    settings = {"method": "oreal", "model.path": "tiny", "data.type": "arithmetic", "trainer.steps": 4}
+    settings = {"method": "oreal", "model.path": "tiny", "data.type": "arithmetic", "trainer.steps": "4"}
     assert detail["settings"] == settings
 
 
@@ -88,12 +88,14 @@ def test_a_folder_that_cannot_be_read_is_listed_with_the_reason(tmp_path: Path) 
     broken(tmp_path / "b5", metrics_jsonl="7\n")
     broken(tmp_path / "b6", job_yaml=b"\xff\xfe\xfa", metrics_jsonl="")
     broken(tmp_path / "b7", job_yaml="trainer: {steps: many}\n")
+    broken(tmp_path / "b11", job_yaml="trainer: {steps: .inf}\n")
+    broken(tmp_path / "b12", metrics_jsonl='{"step": 1e999}\n' + "[" * 100_000 + "\n")
     (tmp_path / "b8" / "job.yaml").mkdir(parents=True)
     (tmp_path / "b9" / "metrics.jsonl").mkdir(parents=True)
     (tmp_path / "b10" / "rollouts").mkdir(parents=True)
     (tmp_path / "other" / "things").mkdir(parents=True)
     found = rows(tmp_path)
-    assert set(found) == {"good", *(f"b{number}" for number in range(1, 11))}
+    assert set(found) == {"good", *(f"b{number}" for number in range(1, 13))}
     assert {run["state"] for name, run in found.items() if name != "good"} == {"broken"}
     assert found["good"]["state"] == "finished"
     assert found["b1"]["reason"] == "job.yaml is not YAML: line 2: expected ',' or ']', but got '<stream end>'"
@@ -107,8 +109,10 @@ def test_a_folder_that_cannot_be_read_is_listed_with_the_reason(tmp_path: Path) 
 def test_a_run_that_has_not_logged_yet_is_no_broken_one(tmp_path: Path) -> None:
     broken(tmp_path / "just-begun", job_yaml="method: grpo\ntrainer: {steps: 5}\nmodel: text\n")
     broken(tmp_path / "from-python", metrics_jsonl="")
+    broken(tmp_path / "odd", job_yaml="a: .nan\nb: {c: 2026-11-28, 1: [.inf]}\nd: {}\n")
     found = rows(tmp_path)
-    assert [(run["state"], run["steps"]) for run in found.values()] == [("running", 0), ("running", 0)]
+    assert [(run["state"], run["steps"]) for run in found.values()] == [("running", 0)] * 3
+    assert unpacked(found["odd"])["settings"] == {"a": "NaN", "b.c": "2026-11-28", "b.1": "[Infinity]", "d": "{}"}
     assert "metric" not in found["just-begun"] and found["just-begun"]["total"] == 5
 
 

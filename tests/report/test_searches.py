@@ -130,6 +130,8 @@ def test_trees_with_revisions_come_first_and_the_budget_is_kept(
     assert iteration["trees_in_iteration"] == 4
     assert iteration["trees"][0]["task"] == "maze/2/0"
     assert 2 <= len(iteration["trees"]) < 4
+    monkeypatch.setattr(module, "TREE_BYTES", 0)
+    assert [tree["task"] for tree in searches(tmp_path)[0]["trees"]] == ["maze/2/0"]
 
 
 def test_a_tree_that_cannot_be_read_is_named(tmp_path: Path) -> None:
@@ -141,6 +143,8 @@ def test_a_tree_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     [iteration] = searches(tmp_path)
     assert [tree["task"] for tree in iteration["trees"]] == ["maze/0/0", "maze/1/0"]
     assert [Path(name).stem for name in iteration["unreadable"]] == ["000002", "000003"]
+    write_rows(tmp_path, {"id": "no number"})
+    assert searches(tmp_path)[0]["unreadable"][0] == "iterations/step_000000.jsonl"
     assert searches(tmp_path / "nowhere") == []
 
 

@@ -131,15 +131,15 @@ function colourOf(index, all) {
 }
 
 function differences(chosen) {
-  const host = document.getElementById("differences"), shown = (value) => (typeof value === "string" ? value : value === undefined ? "" : JSON.stringify(value));
+  const host = document.getElementById("differences");
   const keys = [...new Set(chosen.flatMap((run) => Object.keys(run.detail.settings)))];
-  const differing = keys.filter((key) => new Set(chosen.map((run) => shown(run.detail.settings[key]))).size > 1);
+  const differing = keys.filter((key) => new Set(chosen.map((run) => run.detail.settings[key])).size > 1);
   if (!differing.length) {
     host.replaceChildren(make("p", { class: "empty" }, chosen.length < 2 ? "Tick two runs or more to see where their settings differ." : "The settings of the ticked runs are the same."));
     return;
   }
   const head = make("tr", {}, make("th", { scope: "col" }, "Key"), chosen.map((run) => make("th", { scope: "col" }, run.name)));
-  const rows = differing.map((key) => make("tr", {}, make("th", { scope: "row" }, key), chosen.map((run) => make("td", {}, shown(run.detail.settings[key])))));
+  const rows = differing.map((key) => make("tr", {}, make("th", { scope: "row" }, key), chosen.map((run) => make("td", {}, run.detail.settings[key]))));
   host.replaceChildren(make("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Settings that differ" }, make("table", { class: "runs settings" }, make("thead", {}, head), make("tbody", {}, rows))));
 }
 

@@ -26,7 +26,8 @@ class TreeBrowser extends TokenView {
   }
 
   showIteration(place) {
-    const { iteration, of, trees, trees_in_iteration: all, unreadable } = this.iterations[place];
+    const { iteration, of, trees, trees_in_iteration, unreadable } = this.iterations[place];
+    const all = trees_in_iteration - unreadable.filter((name) => name.startsWith("trees/")).length;
     this.trees = trees;
     this.label.textContent = `iteration ${iteration + 1} of ${of}`;
     this.slider.setAttribute("aria-valuetext", this.label.textContent);
