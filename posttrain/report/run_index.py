@@ -83,7 +83,7 @@ def summary(folder: Path, name: str, now: float) -> dict[str, Any]:
             row |= {"method": str(job.get("method", "")), "model": _model(job), "task": _task(job)}
             total = int(_section(job, "trainer").get("steps") or 0)
         with _reading(METRICS_FILE):
-            metrics = _metrics(folder)
+            metrics = read_metrics(folder) if (folder / METRICS_FILE).is_file() else []
             drawn = curves(metrics, MOST_POINTS)
             row |= {"steps": int(metrics[-1]["step"]) if metrics else 0, "total": total}
             row |= _main_metric(metrics)
@@ -99,8 +99,6 @@ def summary(folder: Path, name: str, now: float) -> dict[str, Any]:
 def _reading(name: str) -> Iterator[None]:
     try:
         yield
-    except BrokenRun:
-        raise
     except OSError as error:
         raise BrokenRun(f"{name} cannot be read: {error.strerror}") from error
     except yaml.MarkedYAMLError as error:
@@ -121,10 +119,6 @@ def _job(folder: Path) -> dict[str, Any]:
     if not isinstance(job, dict):
         raise BrokenRun(f"{JOB_FILE} is not a job: it should be a mapping of keys to values")
     return job
-
-
-def _metrics(folder: Path) -> list[dict[str, float]]:
-    return read_metrics(folder) if (folder / METRICS_FILE).is_file() else []
 
 
 def _section(job: dict[str, Any], name: str) -> dict[str, Any]:

@@ -113,15 +113,8 @@ def _way(tree: Tree, row: Mapping[str, Any]) -> dict[str, Any]:
         return way | {"good": tree.leaves()[int(row["id"].split("/")[2])] if "how" not in row else None}
     parting = parting_node(tree, row["good"], row["bad"])
     path = tree.path(row["bad"])
-    left = path[path.index(parting) + row["bad_steps"]]
-    return (
-        way
-        | {name: row[name] for name in ("how", "good", "bad", "bad_steps", "steps")}
-        | {
-            "parting": parting,
-            "left": left,
-        }
-    )
+    way |= {"parting": parting, "left": path[path.index(parting) + row["bad_steps"]]}
+    return way | {name: row[name] for name in ("how", "good", "bad", "bad_steps", "steps")}
 
 
 def _cut(text: str) -> str:
