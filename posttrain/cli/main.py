@@ -13,6 +13,7 @@ from posttrain.cli.init import init
 from posttrain.cli.push import push
 from posttrain.cli.recipes import recipes
 from posttrain.cli.report import report
+from posttrain.cli.runs import runs
 from posttrain.cli.score import score
 from posttrain.cli.serve import serve
 from posttrain.cli.train import train
@@ -29,6 +30,7 @@ app = typer.Typer(
 )
 app.command()(train)
 app.command()(report)
+app.command()(runs)
 app.command()(score)
 app.command()(check_reward)
 app.command()(serve)

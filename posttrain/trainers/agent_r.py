@@ -63,9 +63,9 @@ class AgentRTrainer(PolicyTrainer):
     def collect(self, examples: Sequence[Example]) -> list[RolloutGroup]:
         """Search this rank's share of the tasks; every rank gets the ends of all trees."""
         rank, ranks = self.accelerator.process_index, self.accelerator.num_processes
-        numbered = [(f"{self.step:06d}/{number:06d}", example) for number, example in enumerate(examples)][rank::ranks]
+        own = list(enumerate(examples))[rank::ranks]
         with self.timed("generate"):
-            self.trees = self._search(numbered, self.folder / "trees" / f"iteration_{self.step}" / f"rank{rank}")
+            self.trees = self._search(own, self.folder / "trees" / f"iteration_{self.step}" / f"rank{rank}")
         groups = [
             RolloutGroup(example, leaf_rollouts(name, example, tree, self.encoder, self.step))
             for name, (example, tree) in self.trees.items()
@@ -128,17 +128,17 @@ class AgentRTrainer(PolicyTrainer):
         alphas = self.config.reflection.alpha
         return alphas[min(self.step, len(alphas) - 1)]
 
-    def _search(self, examples: Sequence[tuple[str, Example]], folder: Path) -> dict[str, tuple[Example, Tree]]:
+    def _search(self, examples: Sequence[tuple[int, Example]], folder: Path) -> dict[str, tuple[Example, Tree]]:
         starts = [Position(example.metadata["task_id"], example.metadata["seed"]) for _, example in examples]
         seed = derive_seed(self.run.seed, "iteration", self.step)
         trees = {
-            name: (example, Tree(start, first, self.config.search, seed))
-            for (name, example), start, first in zip(examples, starts, self.environments.pool.at(starts), strict=True)
+            number: (example, Tree(start, first, self.config.search, seed))
+            for (number, example), start, first in zip(examples, starts, self.environments.pool.at(starts), strict=True)
             if not first.failed
         }
         turn = self.config.sampling.model_copy(update={"max_completion_tokens": self.environments.max_turn_tokens})
-        TreeSearch(self.environments.engine, self.environments.pool, list(trees.values()), turn, folder).run()
-        return trees
+        TreeSearch(self.environments.engine, self.environments.pool, trees, turn, folder).run()
+        return {f"{self.step:06d}/{number:06d}": tree for number, tree in trees.items()}
 
     def _good_samples(self, groups: Sequence[RolloutGroup]) -> list[TrainingSample]:
         """Of each tree at most ``max_pairs_per_task`` good ways, drawn by its name."""

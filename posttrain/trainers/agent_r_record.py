@@ -75,7 +75,9 @@ def write_iteration(
     samples: Sequence[TrainingSample],
     encoder: PromptEncoder,
 ) -> None:
-    """Write ``step_000002.jsonl``: a row for each trajectory that is trained on, in parts of one origin.
+    """Write ``step_000002.jsonl``: a row for each trajectory that is trained on, in parts of one origin. Its ``id``
+    begins with the step and the number of its tree; ``good`` and ``bad`` are the tree's leaves of which a revision was
+    made, and ``bad_steps`` of the ``steps`` to the bad one are in it.
 
     ``datasets.load_dataset("json", data_files="run/iterations/*.jsonl", streaming=True)`` reads the iterations as one
     dataset.
@@ -87,7 +89,8 @@ def write_iteration(
     }
     for each in revisions:
         counts = {"how": each.how, "bad_steps": each.bad_steps, "steps": each.steps}
-        about[each.name] = {"task": each.example.id, "reward": each.reward, **counts}
+        leaves = {"good": each.pair.good, "bad": each.pair.bad}
+        about[each.name] = {"task": each.example.id, "reward": each.reward, **leaves, **counts}
     rows = [
         {
             "step": step,

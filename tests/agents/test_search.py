@@ -25,7 +25,7 @@ def trees_of(task: EnvironmentTask, **settings: Any) -> list[tuple[Example, Tree
 
 def grow(engine: EnvironmentEngine, trees: list[tuple[Example, Tree]], folder: Path, temperature: float = 1.0) -> None:
     sampling = Sampling(temperature=temperature, max_completion_tokens=3)
-    TreeSearch(engine.engine, engine.pool, trees, sampling, folder).run()
+    TreeSearch(engine.engine, engine.pool, dict(enumerate(trees)), sampling, folder).run()
 
 
 def shape(tree: Tree) -> list[tuple[Any, ...]]:
@@ -98,6 +98,6 @@ def test_trees_of_other_settings_are_refused(parity: EnvironmentEngine, task: En
 def test_where_the_context_ends_a_way_ends(task_of: Any, parity: EnvironmentEngine, tmp_path: Path) -> None:
     endless = task_of("Endless")
     trees = trees_of(endless, iterations=2, children=1)[:1]
-    TreeSearch(parity.engine, endless._pool, trees, Sampling(max_completion_tokens=3), tmp_path).run()
+    TreeSearch(parity.engine, endless._pool, dict(enumerate(trees)), Sampling(max_completion_tokens=3), tmp_path).run()
     assert trees[0][1].finished and not trees[0][1].leaves()
     assert max(node.depth for node in trees[0][1].nodes) >= 3

@@ -1,7 +1,9 @@
 """Agent-R end to end on a small vault: what is trained, what is kept, and what is said where nothing is found."""
 
+import base64
 import json
 import logging
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from posttrain.compare.plan import load_comparison, plan_runs
 from posttrain.data.tiny_model import TinyModelConfig, create_tiny_model
 from posttrain.errors import JobError, TrainingDiverged
 from posttrain.job import Job, load_job
+from posttrain.report.searches import searches
 from posttrain.trainers.agent_r import GENERAL, GOOD, AgentRTrainer
 from posttrain.trainers.agent_r_config import AgentRConfig
 from posttrain.trainers.sft_config import SFTConfig
@@ -96,6 +99,12 @@ def rows_of(trainer: AgentRTrainer) -> list[dict[str, Any]]:
     return list(map(json.loads, (trainer.folder / "iterations" / "step_000000.jsonl").read_text().splitlines()))
 
 
+def shown_ways(folder: Path) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """The trees of the run page, each with each of its ways."""
+    trees = [json.loads(zlib.decompress(base64.b64decode(tree["data"]))) for tree in searches(folder)[0]["trees"]]
+    return [(tree, way) for tree in trees for way in tree["ways"]]
+
+
 def test_an_iteration_trains_on_revisions_and_good_ways(make: Callable[..., AgentRTrainer]) -> None:
     trainer = make(updates_per_step=2, minibatches_per_step=2)
     before = trainer.causal_lm.state_dict()["model.embed_tokens.weight"].clone()
@@ -135,6 +144,14 @@ def test_an_iteration_trains_on_revisions_and_good_ways(make: Callable[..., Agen
             assert row["how"] in ("spliced", "recovered") and 1 <= row["bad_steps"] <= row["steps"]
             revised = [part for part in row["parts"] if part["origin"] == "revision"]
             assert len(revised) == 1 and revised[0]["trained"] and "Action: wait" in revised[0]["text"]
+    ways = shown_ways(trainer.folder)
+    assert sum("bad" in way for _, way in ways) == sum(row["objective"] == "revision" for row in rows) > 0
+    for tree, way in ways:
+        nodes = dict(zip(tree["kept"], tree["nodes"], strict=True))
+        assert nodes[way["good"]][5] == 1.0
+        if "bad" in way:  # the last turn before the revision is that of the node where the bad way is left
+            before = "".join(way["tokens"][: way["origin"].index(int(Origin.REVISION))]).split("<|assistant|>")[-2]
+            assert before.startswith(nodes[way["left"]][1]) and nodes[way["bad"]][5] < 1.0
 
 
 @pytest.mark.parametrize("action", ["wait", "none"])
