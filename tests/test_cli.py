@@ -65,7 +65,7 @@ def test_help_lists_the_commands_that_exist(tmp_path: Path) -> None:
     status, out, _ = run(tmp_path, "--help")
     assert status == 0
     listed = [line.split()[0] for line in out.partition("Commands:")[2].splitlines() if line.strip()]
-    assert listed == ["train", "report", "score", "check-reward", "serve", "compare", "data"]
+    assert listed == ["train", "eval", "report", "score", "check-reward", "serve", "compare", "data"]
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import typer
 from posttrain.cli.check_reward import check_reward
 from posttrain.cli.compare import CompareCommand, compare
 from posttrain.cli.data import data
+from posttrain.cli.eval import eval_command
 from posttrain.cli.report import report
 from posttrain.cli.score import score
 from posttrain.cli.serve import serve
@@ -25,6 +26,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.command()(train)
+app.command("eval")(eval_command)
 app.command()(report)
 app.command()(score)
 app.command()(check_reward)
