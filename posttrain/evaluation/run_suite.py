@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from statistics import fmean
@@ -31,6 +31,7 @@ from posttrain.trainers.collection import collect_groups, record_scores, reward_
 from posttrain.training.append_file import opened_to_append
 from posttrain.types import Example, Rollout, RolloutGroup, RolloutRequest
 
+ANSWERS_FILE = "answers.jsonl"
 SOLVED = 0.5  # a score above it is a right answer
 
 Groups = list[RolloutGroup]
@@ -98,7 +99,7 @@ def run_suite(
     suite: SuiteConfig, model: str | None, output: Path, on_progress: Progress = lambda name, done, total: None
 ) -> tuple[dict[str, Any], dict[str, Groups]]:
     """Evaluate the model at folder or hub id ``model``; None, if no set needs one. The result as JSON values, and the
-    scored groups of every set. Answers are kept in ``output/answers``.
+    scored groups of every set. Answers are kept in ``output/answers.jsonl``.
 
     Raises:
         UserError: a set cannot be opened (all are, before the first is answered), the model cannot be loaded, or the
@@ -117,7 +118,7 @@ def run_suite(
         results, groups = dict[str, Any](), dict[str, Groups]()
         for each in sets:
             with named(each.name):
-                answers = output / "answers" / f"{each.name}.jsonl"
+                answers = output / ANSWERS_FILE
                 groups[each.name] = ranked(each) if each.is_ranking else answered(each, evaluated, answers, on_progress)
             results[each.name] = summary(each, groups[each.name])
             if source is not None:
@@ -216,13 +217,10 @@ def ranked(each: OpenSet) -> Groups:
     ]
     score_together(each.reward, groups)
     for group in groups:
-        best, *others = group.rollouts
-        scores = [other.reward for other in others if other.reward is not None]
-        if best.reward is not None and len(scores) == len(others):
-            best.reward = fmean((1 + (best.reward > score) - (best.reward < score)) / 2 for score in scores)
-        else:
-            best.reward = None
-        group.rollouts = [best]
+        failed = [rollout for rollout in group.rollouts if rollout.reward is None]
+        best, *others = [rollout.reward or 0.0 for rollout in group.rollouts]
+        beaten = fmean((1 + (best > other) - (best < other)) / 2 for other in others)
+        group.rollouts = failed[:1] or [replace(group.rollouts[0], reward=beaten)]
     return groups
 
 
@@ -233,15 +231,21 @@ def score_together(reward: Reward, groups: Sequence[RolloutGroup]) -> None:
 
 
 def summary(each: OpenSet, groups: Groups) -> dict[str, Any]:
-    """The result of a set: ``metrics`` as in training, ``estimates`` with intervals, and the scores by example."""
+    """The result of a set: ``metrics`` as in training, the means of the reward's ``parts`` where it gives them,
+    ``estimates`` with intervals, and the scores by example."""
     config = each.config
     whole = [group for group in groups if "mistake_in" not in group.example.metadata]
     scores = {group.example.id: [rollout.reward or 0.0 for rollout in group.rollouts] for group in whole}
     means = {name: fmean(own) for name, own in scores.items()}
+    parts: dict[str, list[float]] = {}
+    for rollout in (rollout for group in whole for rollout in group.rollouts):
+        for name, value in rollout.reward_parts.items():
+            parts.setdefault(name, []).append(value)
     result: dict[str, Any] = {
         "prompts": len(whole),
         "rollouts": config.rollouts,
-        "metrics": {} if each.is_ranking else evaluate(groups),
+        "metrics": evaluate(groups),
+        "parts": {name: fmean(own) for name, own in parts.items()},
         "estimates": {name: asdict(interval(values)) for name, values in repeated(config, whole, scores).items()},
         "scores": scores,
     }
@@ -261,8 +265,10 @@ def summary(each: OpenSet, groups: Groups) -> dict[str, Any]:
             for rollout in group.rollouts
             if rollout.reward is not None
         ]
-        wins, longer = zip(*pairs, strict=True) if pairs else ([], [0.0])
-        result["estimates"]["win rate at equal length"] = asdict(win_rate_at_equal_length(wins, longer))
+        if pairs:
+            result["estimates"]["win rate at equal length"] = asdict(
+                win_rate_at_equal_length(*zip(*pairs, strict=True))
+            )
     return result
 
 

@@ -45,6 +45,8 @@ def estimate_rows(result: Mapping[str, Any]) -> Rows:
     for name, found in result["sets"].items():
         for measure, estimate in found["estimates"].items():
             rows.append([name, f"{found['prompts']:,}", measure, number(estimate["value"]), interval_text(estimate)])
+        if failed := found["metrics"]["eval/error_fraction"]:
+            rows.append([name, "", "not judged", number(failed), ""])
     return rows
 
 
@@ -81,9 +83,8 @@ def _set_section(found: Mapping[str, Any], groups: Sequence[RolloutGroup]) -> st
     if "contaminated" in found:
         names = found["contaminated"]
         parts.append(f"<p>{len(names)} contaminated prompts {html.escape(', '.join(names[:20]))}</p>")
-    if found["metrics"]:
-        metrics = [[name.removeprefix("eval/"), number(value)] for name, value in found["metrics"].items()]
-        parts.append(table([["metric", "value"], *metrics]))
+    measured = [[name.removeprefix("eval/"), number(v)] for name, v in (found["metrics"] | found["parts"]).items()]
+    parts.append(table([["metric", "value"], *measured]))
     ordered = sorted(groups, key=lambda group: group.rollouts[0].reward or 0.0)
     ends = len(ordered) - SHOWN_GROUPS // 2
     shown = [group for place, group in enumerate(ordered) if place < SHOWN_GROUPS // 2 or place >= ends]
