@@ -37,8 +37,8 @@ def test_the_majority_by_hand() -> None:
     assert majority_at_k(votes, scores, 1) == pytest.approx(2 / 5), "the mean score"
     assert majority_at_k(["7", "8"], [1.0, 0.0], 2) == 0.5, "a tie is shared"
     assert majority_at_k([None, None], [1.0, 1.0], 2) == 0.0, "who gives no answer does not vote"
-    # Of ten threes, the 3 with both 7 are right; of those with one 7, 7 8 9 is a tie of three (2 x 1/3), 7 8 - and 7 9 -
-    # are ties of two (4 x 1/2); the one without is wrong.
+    # Of ten threes, the 3 with both 7 are right. With one 7, 7 8 9 is a tie of three (2 x 1/3), and 7 8 - and 7 9 - are
+    # ties of two (4 x 1/2). The one without is wrong.
     assert majority_at_k(votes, scores, 3) == pytest.approx((3 + 2 / 3 + 2) / 10)
 
 
