@@ -23,8 +23,6 @@ from posttrain.tasks.config import TaskConfig
 from posttrain.training.model_config import ModelSource
 from posttrain.types import Sampling
 
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
-
 
 class SetConfig(Config):
     """The held-out examples of a task; all rows of a file task that holds none out.
@@ -88,9 +86,6 @@ def model_folder(model: str) -> str:
             raise JobError(f"--model: the run {model} has no model yet; go on with it: posttrain train --resume auto")
     if not (folder / "config.json").is_file():
         raise JobError(f"--model: {folder} is neither a run nor a model: it has no config.json")
-    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
-        raise JobError(
-            f"--model: {folder} has no tokenizer (one of {', '.join(TOKENIZER_FILES)}); copy the files of the model "
-            "that it was made from into it"
-        )
+    if not any(folder.glob("tokenizer*")):
+        raise JobError(f"--model: {folder} has no tokenizer; copy tokenizer* from the model that it was made from")
     return str(folder)

@@ -75,13 +75,12 @@ def interval_text(estimate: Mapping[str, float]) -> str:
 
 def _set_section(found: Mapping[str, Any], groups: Sequence[RolloutGroup]) -> str:
     parts = []
-    if "categories" in found:
+    if found["categories"] is not None:
         rows = [["category", "prompts", "mean", "95 %"]]
         for name, own in found["categories"].items():
             rows.append([name, str(own["prompts"]), number(own["value"]), interval_text(own)])
         parts.append(table(rows))
-    if "contaminated" in found:
-        names = found["contaminated"]
+    if (names := found["contaminated"]) is not None:
         parts.append(f"<p>{len(names)} contaminated prompts {html.escape(', '.join(names[:20]))}</p>")
     measured = [[name.removeprefix("eval/"), number(v)] for name, v in (found["metrics"] | found["parts"]).items()]
     parts.append(table([["metric", "value"], *measured]))

@@ -1,9 +1,9 @@
-"""Questions with lettered options: MMLU-Pro's rows (arXiv 2406.01574), ARC's, or one's own."""
+"""Questions with lettered options: MMLU-Pro's rows (arXiv 2406.01574), or one's own."""
 
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field
 
@@ -22,7 +22,7 @@ PROMPT = '{problem}\n\nThink step by step, and end with "The answer is (X)", whe
 
 class MultipleChoiceTaskConfig(FileTaskConfig):
     """``{type: multiple_choice, path: TIGER-Lab/MMLU-Pro, split: test, columns: {prompt: question}}``. The options are
-    a list of texts, or an object with a list ``text``; the answer is a letter, or an index from 0."""
+    a list of texts; the answer is a letter, or an index from 0."""
 
     type: Literal["multiple_choice"] = "multiple_choice"
     options_column: str = "options"
@@ -51,8 +51,7 @@ class MultipleChoiceTask(FileTask):
         return MultipleChoiceConfig(letters=LETTERS).build()
 
     def _example(self, row: Row, columns: Mapping[ExampleField, str], default_id: str) -> Example:
-        given = row.values.get(self.config.options_column)
-        options: Any = given.get("text") if isinstance(given, dict) else given
+        options = row.values.get(self.config.options_column)
         if not isinstance(options, list) or not 2 <= len(options) <= len(LETTERS):
             raise FieldError("options", self.config.options_column, f"is not a list of 2 to {len(LETTERS)} options")
         listed = "\n".join(f"{letter}) {option}" for letter, option in zip(LETTERS, options, strict=False))

@@ -15,8 +15,9 @@ from posttrain.build import run_job
 from posttrain.data.tiny_model import TinyModelConfig, create_tiny_model
 from posttrain.errors import DataError, JobError, UserError
 from posttrain.evaluation.comparison import compare_results
-from posttrain.evaluation.run_suite import run_suite, vote_of
+from posttrain.evaluation.run_suite import run_suite
 from posttrain.evaluation.suite import SuiteConfig, model_folder
+from posttrain.evaluation.summary import vote_of
 from posttrain.job import load_job
 from posttrain.report.evaluation import aligned, comparison_rows, estimate_rows, write_evaluation
 from posttrain.rollout.config import TransformersEngineConfig
@@ -173,7 +174,7 @@ def test_wins_are_also_told_at_equal_length(tmp_path: Path, tiny_model_folder: P
         ),
         ({"task": ADDITIONS, "category": "subject"}, r"sets.a: category: the row 'eval:.*' has no column 'subject'"),
         ({"task": ADDITIONS, "length_control": True}, r"sets.a: length_control: the row 'eval:.*' has no reference"),
-        ({"task": ADDITIONS}, "--model: name the model .* that answers a"),
+        ({"task": ADDITIONS}, "sets.a: name the model that answers: --model"),
     ],
 )
 def test_sets_that_cannot_be_had(tmp_path: Path, config: dict[str, Any], message: str) -> None:

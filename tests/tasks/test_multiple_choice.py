@@ -31,9 +31,9 @@ def test_the_options_are_put_to_the_model(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("answer", ["B", "b", 1, "1"])
-@pytest.mark.parametrize("options", [["cat", "owl", "elk"], {"text": ["cat", "owl", "elk"], "label": ["A", "B", "C"]}])
-def test_forms_of_options_and_answers(tmp_path: Path, answer: Any, options: Any) -> None:
-    [example] = examples(tmp_path, {"question": "?", "choices": options, "answer": answer}, options_column="choices")
+def test_forms_of_answers(tmp_path: Path, answer: Any) -> None:
+    row = {"question": "?", "choices": ["cat", "owl", "elk"], "answer": answer}
+    [example] = examples(tmp_path, row, options_column="choices")
     assert example.answer == "B" and "B) owl" in example.prompt[0]["content"]
 
 
