@@ -62,7 +62,7 @@ def by_category(column: str, groups: Groups, scores: Mapping[str, Sequence[float
     found: dict[str, list[float]] = defaultdict(list)
     for group in groups:
         found[str(group.example.metadata[column])].append(fmean(scores[group.example.id]))
-    return {name: {"prompts": len(own), **asdict(interval(own))} for name, own in found.items()}
+    return {name: {"prompts": len(own), **asdict(interval(own))} for name, own in sorted(found.items())}
 
 
 def repeated(config: SetConfig, groups: Groups, scores: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
