@@ -1,6 +1,5 @@
 """``posttrain eval``: a model on a suite, or two results compared."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -37,11 +36,7 @@ def eval_command(
         from posttrain.evaluation.comparison import compare_results
         from posttrain.report.evaluation import aligned, comparison_rows
 
-        found = compare_results(*compare)
-        print(aligned(comparison_rows(found)))
-        if output is not None:
-            output.mkdir(parents=True, exist_ok=True)
-            (output / "comparison.json").write_text(json.dumps(found, indent=1) + "\n")
+        print(aligned(comparison_rows(compare_results(*compare))))
     else:
         assert suite is not None
         _evaluate(suite, [*(overrides or []), *([f"engine={{type: {engine}}}"] if engine else [])], model, output)
@@ -54,10 +49,9 @@ def _evaluate(suite: Path, overrides: list[str], model: str | None, output: Path
 
     config = load_config(SuiteConfig, suite, overrides)
     own = config.model
-    path = model or (own.path if own is not None else None)
-    folder = output or Path("runs/eval") / suite.stem / (Path(path.rstrip("/")).resolve().name if path else "own")
-    if path is not None:
-        path = model_folder(path)
+    named = model or (own.path if own is not None else None)
+    folder = output or Path("runs/eval") / suite.stem / (Path(named).resolve().name if named else "own")
+    path = model_folder(named) if named else None
 
     from posttrain.build import created_once, quiet_libraries
     from posttrain.evaluation.run_suite import run_suite

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from posttrain.data.rows import Row
-from posttrain.types import Example
+from posttrain.types import Example, Message
 
 WORD = re.compile(r"\w+")
 Words = tuple[str, ...]
@@ -15,7 +15,7 @@ Words = tuple[str, ...]
 def contaminated(examples: Sequence[Example], rows: Iterable[Row], words: int) -> set[str]:
     """The ids of the examples of which ``words`` words in a row are in a text of ``rows``; of shorter prompts, all
     their words. Case and punctuation do not count, nor does what most of the prompts have in common."""
-    runs = {example.id: set(runs_of(WORD.findall(prompt_text(example).lower()), words)) for example in examples}
+    runs = {example.id: runs_of(example.prompt, words) for example in examples}
     frequent = Counter(run for own in runs.values() for run in own)
     wanted: dict[int, dict[Words, set[str]]] = defaultdict(lambda: defaultdict(set))
     for name, own in runs.items():
@@ -32,16 +32,12 @@ def contaminated(examples: Sequence[Example], rows: Iterable[Row], words: int) -
     return found
 
 
-def runs_of(spoken: Sequence[str], words: int) -> list[Words]:
+def runs_of(prompt: str | Sequence[Message], words: int) -> set[Words]:
     """All runs of ``words`` words, or the one of all; none of no words."""
+    text = prompt if isinstance(prompt, str) else "\n".join(message["content"] for message in prompt)
+    spoken = WORD.findall(text.lower())
     length = min(words, len(spoken))
-    return [tuple(spoken[start : start + length]) for start in range(len(spoken) - length + 1)] if length else []
-
-
-def prompt_text(example: Example) -> str:
-    """What is said in the prompt."""
-    prompt = example.prompt
-    return prompt if isinstance(prompt, str) else "\n".join(message["content"] for message in prompt)
+    return {tuple(spoken[start : start + length]) for start in range(len(spoken) - length + 1) if length}
 
 
 def texts_of(value: Any) -> Iterator[str]:

@@ -43,11 +43,6 @@ class OpenSet:
     examples: list[Example]
     reward: Reward
 
-    @property
-    def is_ranking(self) -> bool:
-        """Whether candidates are scored, and nothing is answered."""
-        return all(example.task == "preference" for example in self.examples)
-
     def close(self) -> None:
         self.reward.close()
         if isinstance(self.task, EnvironmentTask):
@@ -80,7 +75,7 @@ def run_suite(
 
         for each in sets:
             with named(each.name):
-                if each.is_ranking:
+                if all(example.task == "preference" for example in each.examples):
                     groups[each.name] = ranked(each)
                 elif model is None:
                     raise JobError("name the model that answers: --model FOLDER_OR_RUN_OR_HUB_ID")
@@ -144,9 +139,8 @@ def answered(
     if isinstance(each.task, EnvironmentTask):
         environment = each.config.task.model_dump(mode="json")
     settings = [sampling.model_dump(), each.config.rollouts, environment]
-    keys = {
-        request.id: digest([request.example.id, request.prompt_ids, request.seed, settings]) for request in requests
-    }
+    asked = {request.id: [request.example.id, request.prompt_ids, request.seed, settings] for request in requests}
+    keys = {name: hashlib.sha256(json.dumps(parts).encode()).hexdigest() for name, parts in asked.items()}
     # A folder may be moved: its files are the model.
     answerer = {"model": model_files(model) or model, "engine": suite.engine.model_dump(include={"type", "dtype"})}
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -177,11 +171,6 @@ def answered(
             drawn, _ = collect_groups(playing, missing, each.reward, on_scored=keep)
             groups |= dict(zip((request.group for request in missing), drawn, strict=True))
     return [groups[request.group] for request in requests]
-
-
-def digest(value: Any) -> str:
-    """Equal for equal values."""
-    return hashlib.sha256(json.dumps(value).encode()).hexdigest()
 
 
 def ranked(each: OpenSet) -> Groups:

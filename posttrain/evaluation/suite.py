@@ -1,14 +1,4 @@
-"""A suite: named sets of prompts, and how each is answered and judged. Importing this imports no torch.
-
-Example::
-
-    sets:
-      gsm8k:
-        task: {type: gsm8k, path: openai/gsm8k, name: main, split: test}
-        sampling: {temperature: 0.6, max_completion_tokens: 1024}
-        rollouts: 4
-        vote: math
-"""
+"""A suite: named sets of prompts, and how each is answered and judged. Importing this imports no torch."""
 
 from pathlib import Path
 from typing import Annotated, Literal

@@ -27,16 +27,11 @@ def write_evaluation(
     for of, found in result["sets"].items():
         sections[of] = _set_section(found, groups[of])
     sections["Suite"] = text(dump_yaml(result["suite"]))
-    figures = [(of, number(first(found)["value"]), interval_text(first(found))) for of, found in result["sets"].items()]
+    means = {of: next(iter(found["estimates"].values())) for of, found in result["sets"].items()}
+    figures = [(of, number(mean["value"]), interval_text(mean)) for of, mean in means.items()]
     page = plain_page("evaluation", name, f"model {result['model'] or 'none'}", figures, sections)
     replace_file(folder / PAGE_FILE, page)
     return folder / PAGE_FILE
-
-
-def first(found: Mapping[str, Any]) -> dict[str, float]:
-    """The mean score of a set."""
-    estimate: dict[str, float] = next(iter(found["estimates"].values()))
-    return estimate
 
 
 def estimate_rows(result: Mapping[str, Any]) -> Rows:
