@@ -65,7 +65,7 @@ def test_help_lists_the_commands_that_exist(tmp_path: Path) -> None:
     status, out, _ = run(tmp_path, "--help")
     assert status == 0
     listed = [line.split()[0] for line in out.partition("Commands:")[2].splitlines() if line.strip()]
-    assert " ".join(listed) == "train report runs score check-reward serve compare push init doctor recipes data"
+    assert " ".join(listed) == "train eval report runs score check-reward serve compare push init doctor recipes data"
 
 
 @pytest.mark.parametrize(
@@ -85,6 +85,8 @@ def test_help_lists_the_commands_that_exist(tmp_path: Path) -> None:
             ["train", "job.yaml", "run.trackers=[trackio]"],
             "error: run.trackers: trackio is not installed: pip install track",
         ),
+        (["eval"], "error: posttrain eval takes a suite (SUITE.yaml) or two results (--compare A B)\n"),
+        (["eval", "--compare", ".", "job.yaml"], "error: . holds no result of posttrain eval: result.json cannot be"),
         (["report", "job.yaml"], "error: job.yaml is not a run folder: it has no metrics.jsonl\n"),
         (["runs", "nowhere"], "error: nowhere is not a folder\n"),
         (["runs", "."], "error: . holds no run: runs are written where run.folder of their jobs says\n"),

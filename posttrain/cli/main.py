@@ -9,6 +9,7 @@ from posttrain.cli.check_reward import check_reward
 from posttrain.cli.compare import CompareCommand, compare
 from posttrain.cli.data import data
 from posttrain.cli.doctor import doctor
+from posttrain.cli.eval import eval_command
 from posttrain.cli.init import init
 from posttrain.cli.push import push
 from posttrain.cli.recipes import recipes
@@ -29,6 +30,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.command()(train)
+app.command("eval")(eval_command)
 app.command()(report)
 app.command()(runs)
 app.command()(score)
