@@ -2,6 +2,9 @@
 
 import json
 import logging
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +22,7 @@ from posttrain.trainers.agent_r import GENERAL, GOOD, AgentRTrainer
 from posttrain.trainers.agent_r_config import AgentRConfig
 from posttrain.trainers.sft_config import SFTConfig
 from posttrain.training.packing import collate
+from posttrain.training.run_log import read_metrics
 from posttrain.types import Origin
 
 WORDS = Path(__file__).parents[2] / "recipes" / "agent_r" / "words.txt"
@@ -221,6 +225,33 @@ def test_no_pair_is_explained(make: Callable[..., AgentRTrainer], caplog: pytest
     assert "no pair" in caplog.text and "of a good and a bad way. Of 6 tasks" in caplog.text
     with pytest.raises(TrainingDiverged, match=r"trainer\.reflection\.beta"):
         make("other", reflection={"beta": 1.0}, train_on="revisions_only").train_step()
+
+
+def test_a_search_too_small_for_a_pair_says_so(make: Callable[..., AgentRTrainer]) -> None:
+    search = {"iterations": 1, "children": 1, "max_depth": 7, "in_flight": 1}
+    with pytest.raises(TrainingDiverged, match=r"no pair of a good and a bad way.* more trainer\.search\.iterations"):
+        make(search=search, train_on="revisions_only").train_step()
+
+
+def test_two_ranks_find_what_one_finds(make: Callable[..., AgentRTrainer], tmp_path: Path) -> None:
+    settings = {"updates_per_step": 1, "minibatches_per_step": 2}
+    alone, folder = make("alone", **settings), tmp_path / "shared"
+    alone.train()
+    job = (alone.folder / "job.yaml").read_text().replace(str(alone.folder), str(folder))
+    (tmp_path / "job.yaml").write_text(job)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    finished = subprocess.run(
+        [*command, "-m", "posttrain", "train", str(tmp_path / "job.yaml")],
+        env={**os.environ, "ACCELERATE_USE_CPU": "true"}, capture_output=True, text=True, timeout=600,
+    )  # fmt: skip
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    assert [len(list((folder / "trees" / "iteration_0" / f"rank{rank}").iterdir())) for rank in (0, 1)] == [3, 3]
+    rows = [(each / "iterations" / "step_000000.jsonl").read_text() for each in (alone.folder, folder)]
+    assert rows[0] == rows[1] and rows[0].count('"objective": "revision"') > 0
+    one, two = (next(m for m in read_metrics(each) if "policy/loss" in m) for each in (alone.folder, folder))
+    found = {name: value for name, value in one.items() if name.startswith("agent_r/")}
+    assert found["agent_r/pairs"] > 0 and found.items() <= two.items()
+    assert two["policy/loss"] == pytest.approx(one["policy/loss"], rel=1e-4)
 
 
 def test_alpha_follows_the_iteration(make: Callable[..., AgentRTrainer]) -> None:
