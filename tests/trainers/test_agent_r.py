@@ -64,10 +64,8 @@ def cloned(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def make(cloned: Path, tmp_path: Path) -> Iterator[Callable[..., AgentRTrainer]]:
-    made: list[AgentRTrainer] = []
-
-    def build(folder: str = "run", data: dict[str, Any] | None = None, **keys: Any) -> AgentRTrainer:
+def job_of(cloned: Path, tmp_path: Path) -> Callable[..., Job[AgentRConfig]]:
+    def load(folder: str = "run", data: dict[str, Any] | None = None, **keys: Any) -> Job[AgentRConfig]:
         reflection = {"alpha": [1.0], "judge": "oracle", "on_replay_failure": "recover", **keys.pop("reflection", {})}
         settings = {
             "steps": 1,
@@ -79,7 +77,7 @@ def make(cloned: Path, tmp_path: Path) -> Iterator[Callable[..., AgentRTrainer]]
             "reflection": reflection,
             **keys,
         }
-        job = Job[AgentRConfig].model_validate(
+        return Job[AgentRConfig].model_validate(
             {
                 "method": "agent_r",
                 "model": {"path": str(cloned)},
@@ -88,7 +86,16 @@ def make(cloned: Path, tmp_path: Path) -> Iterator[Callable[..., AgentRTrainer]]
                 "run": {"folder": str(tmp_path / folder)},
             }
         )
-        made.append(build_trainer(job, cloned))
+
+    return load
+
+
+@pytest.fixture
+def make(cloned: Path, job_of: Callable[..., Job[AgentRConfig]]) -> Iterator[Callable[..., AgentRTrainer]]:
+    made: list[AgentRTrainer] = []
+
+    def build(*arguments: Any, **keys: Any) -> AgentRTrainer:
+        made.append(build_trainer(job_of(*arguments, **keys), cloned))
         return made[-1]
 
     yield build
@@ -233,12 +240,12 @@ def test_a_search_too_small_for_a_pair_says_so(make: Callable[..., AgentRTrainer
         make(search=search, train_on="revisions_only").train_step()
 
 
-def test_two_ranks_find_what_one_finds(make: Callable[..., AgentRTrainer], tmp_path: Path) -> None:
-    settings = {"updates_per_step": 1, "minibatches_per_step": 2}
-    alone, folder = make("alone", **settings), tmp_path / "shared"
+def test_two_ranks_find_what_one_finds(
+    make: Callable[..., AgentRTrainer], job_of: Callable[..., Job[AgentRConfig]], tmp_path: Path
+) -> None:
+    alone, folder = make("alone", minibatches_per_step=2), tmp_path / "shared"
     alone.train()
-    job = (alone.folder / "job.yaml").read_text().replace(str(alone.folder), str(folder))
-    (tmp_path / "job.yaml").write_text(job)
+    (tmp_path / "job.yaml").write_text(job_of("shared", minibatches_per_step=2).model_dump_json())
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     finished = subprocess.run(
         [*command, "-m", "posttrain", "train", str(tmp_path / "job.yaml")],
