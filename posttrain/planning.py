@@ -15,8 +15,8 @@ from posttrain.job import Job
 from posttrain.rewards.checked import score_checked
 from posttrain.rewards.reward import Reward, RewardInput
 from posttrain.tasks.environment import EnvironmentTask, EnvironmentTaskConfig
-from posttrain.trainers.agent_r_config import AgentRConfig
-from posttrain.trainers.agent_r_record import NO_ENVIRONMENT, arithmetic
+from posttrain.trainers.agent_r_config import NO_ENVIRONMENT, AgentRConfig
+from posttrain.trainers.agent_r_record import arithmetic
 from posttrain.trainers.oreal_config import OREALConfig
 from posttrain.trainers.policy_config import PolicyTrainerConfig
 from posttrain.trainers.reward_model_config import RewardModelConfig

@@ -19,11 +19,6 @@ class CustomEnvironmentConfig(CustomConfig):
 
 
 AnyEnvironmentConfig = component_union(
-    VaultConfig,
-    CraftingConfig,
-    ScienceWorldConfig,
-    TextWorldConfig,
-    WorkplaceConfig,
-    HTTPEnvironmentConfig,
+    VaultConfig, CraftingConfig, ScienceWorldConfig, TextWorldConfig, WorkplaceConfig, HTTPEnvironmentConfig,
     custom=CustomEnvironmentConfig,
-)
+)  # fmt: skip

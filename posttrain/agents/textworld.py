@@ -94,9 +94,9 @@ class TextWorld:
 
     def _told(self, said: str, state: Any) -> str:
         lines = [line.strip() for line in said.splitlines() if line.strip()]
-        over = state.won or state.lost
-        hints = [f"Commands: {', '.join(state.admissible_commands)}."] if self.config.hints and not over else []
-        return "\n".join(lines + hints)
+        if self.config.hints and not (state.won or state.lost):
+            lines.append(f"Commands: {', '.join(state.admissible_commands)}.")
+        return "\n".join(lines)
 
 
 @cache

@@ -11,8 +11,8 @@ from posttrain.training.run_log import write_rows
 def write_instruction_pairs(config: InstructionPairsConfig) -> str:
     """Write a row for each pair of the split (``id``, ``chain`` of verbs, ``actions``, ``harmful``, ``benign``), and
     return the summary."""
-    tasks = config.environment.task_ids(config.split)
-    pairs = {name.rpartition("/")[2]: make_pair(int(name.rpartition("/")[2])) for name in tasks if BENIGN in name}
+    names = [task.rpartition("/")[2] for task in config.environment.task_ids(config.split) if BENIGN in task]
+    pairs = {name: make_pair(int(name)) for name in names}
     rows = [
         {"id": n, "chain": pair.verbs, "actions": pair.actions, "harmful": pair.harmful, "benign": pair.benign}
         for n, pair in pairs.items()

@@ -16,14 +16,8 @@ from posttrain.agents.search import TreeSearch, leaf_rollouts
 from posttrain.agents.tree_search import Tree
 from posttrain.errors import JobError, TrainingDiverged
 from posttrain.rollout.seeds import derive_seed
-from posttrain.trainers.agent_r_config import AgentRConfig
-from posttrain.trainers.agent_r_record import (
-    NO_ENVIRONMENT,
-    TreeCounts,
-    iteration_metrics,
-    what_was_found,
-    write_iteration,
-)
+from posttrain.trainers.agent_r_config import NO_ENVIRONMENT, AgentRConfig
+from posttrain.trainers.agent_r_record import TreeCounts, iteration_metrics, what_was_found, write_iteration
 from posttrain.trainers.credit import training_sample
 from posttrain.trainers.demonstrations import Demonstrations
 from posttrain.trainers.policy_trainer import PolicyTrainer

@@ -17,8 +17,6 @@ from posttrain.trainers.agent_r_config import AgentRConfig
 from posttrain.training.run_log import write_rows
 from posttrain.types import RolloutGroup, TrainingSample
 
-NO_ENVIRONMENT = "agent_r searches an environment; set data.type to environment"
-
 
 @dataclass(slots=True)
 class TreeCounts:
@@ -78,14 +76,9 @@ def arithmetic(config: AgentRConfig, max_steps: int, max_turn_tokens: int, ranks
     if reflection.judge == "self" and revisions:
         yield "judgements, at most", f"{trees * revisions * depth:,} of {reflection.judgement_tokens} tokens"
     share = config.agent_fraction if config.general else 1.0
-    yield (
-        "sequences trained, at most",
-        (
-            f"{trees} x ({revisions} revisions + {good} good ways)"
-            + (f" / {share:g} for the general data" if share < 1 else "")
-            + f" = {round(trees * (revisions + good) / share):,} an iteration"
-        ),
-    )
+    mixed = f" / {share:g} for the general data" if share < 1 else ""
+    sequences = f"{trees} x ({revisions} revisions + {good} good ways){mixed}"
+    yield "sequences trained, at most", f"{sequences} = {round(trees * (revisions + good) / share):,} an iteration"
     updates = config.updates_per_step * config.minibatches_per_step
     yield "optimizer updates", f"{config.steps} iterations x {updates} = {config.steps * updates:,}"
 
