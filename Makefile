@@ -55,7 +55,7 @@ $(STAMP):
 $(STAMP)-test: $(STAMP)
 	@$(PYTHON) scripts/check_machine.py 4
 	@echo "Installing the tools of the tests ..."
-	@$(PIP) --editable '.[deepspeed,serve,diffusion,dev]' || $(PIP_FAILED)
+	@$(PIP) --editable '.[deepspeed,serve,diffusion,scienceworld,dev]' || $(PIP_FAILED)
 	@touch $@
 
 # Without vLLM's torchvision, which has no CPU build among the plain wheels and breaks `import transformers`.

@@ -56,6 +56,7 @@ class TreeSearch:
         self.encoder = PromptEncoder(engine.tokenizer)
         self.files = {number: folder / f"{number:06d}.jsonl" for number in trees}
         self.expanding: dict[str, Expansion] = {}
+        self._ids: dict[tuple[int, int], list[int]] = {}
         folder.mkdir(parents=True, exist_ok=True)
         for number, tree in self.trees.items():
             about = {"start": asdict(tree.start), "first": tree.nodes[ROOT].result.observation, "seed": tree.seed}
@@ -73,9 +74,15 @@ class TreeSearch:
 
     def token_ids(self, tree: int, node: int) -> list[int]:
         """The policy's input at ``node``: the prompt, and every turn with the observation after it."""
-        ids = list(self.encoder.prompt_ids(self.examples[tree]))
-        for step in steps_between(self.trees[tree], ROOT, node):
-            ids += step.turn.ids + self.encoder.next_turn_ids(step.observation, step.turn.ended)
+        ids = self._ids.get((tree, node))
+        if ids is None:
+            here = self.trees[tree].nodes[node]
+            if here.turn is None:
+                ids = self.encoder.prompt_ids(self.examples[tree])
+            else:
+                after = self.encoder.next_turn_ids(here.result.observation, here.turn.ended)
+                ids = self.token_ids(tree, here.parent) + here.turn.ids + after
+            self._ids[tree, node] = ids
         return ids
 
     def _new_walks(self, number: int) -> list[RolloutRequest]:

@@ -16,7 +16,7 @@ from posttrain.agents.search import TreeSearch, leaf_rollouts
 from posttrain.agents.tree_search import Tree
 from posttrain.errors import JobError, TrainingDiverged
 from posttrain.rollout.seeds import derive_seed
-from posttrain.trainers.agent_r_config import AgentRConfig
+from posttrain.trainers.agent_r_config import NO_ENVIRONMENT, AgentRConfig
 from posttrain.trainers.agent_r_record import TreeCounts, iteration_metrics, what_was_found, write_iteration
 from posttrain.trainers.credit import training_sample
 from posttrain.trainers.demonstrations import Demonstrations
@@ -53,7 +53,7 @@ class AgentRTrainer(PolicyTrainer):
     def __init__(self, model: str | Path, config: AgentRConfig, **components: Any) -> None:
         super().__init__(model, config, **components)
         if not isinstance(self.engine, EnvironmentEngine):
-            raise JobError("agent_r searches an environment; set data.type to environment")
+            raise JobError(NO_ENVIRONMENT)
         self.environments = self.engine
         self.folder = Path(self.run.folder)
         self.trees: dict[str, tuple[Example, Tree]] = {}
@@ -85,7 +85,7 @@ class AgentRTrainer(PolicyTrainer):
         reviser = Reviser(self.environments, self.trees, self.config.reflection, self.alpha, self.config.sampling)
         if self.config.train_on != "good_only":
             with self.timed("revise"):
-                revisions = gather_lists(self.accelerator, reviser.run())
+                revisions = sorted(gather_lists(self.accelerator, reviser.run()), key=lambda each: each.name)
         samples = [each.sample for each in revisions if each.sample is not None]
         if self.config.train_on != "revisions_only":
             samples += self._good_samples(groups)

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from posttrain.data.pass_rate import PassRateBucket, filter_by_pass_rate, repeat_by_pass_rate
 from posttrain.data.sampler import ExampleSampler
-from posttrain.data.skills import examples_of_skills, failed_skills
 from posttrain.errors import DataError
 from posttrain.types import Example
 
@@ -105,15 +104,3 @@ def test_the_range_of_pass_rates_is_closed() -> None:
 def test_a_pass_rate_that_is_none(rate: object) -> None:
     with pytest.raises(DataError, match="not a number from 0 to 1"):
         repeat_by_pass_rate([with_rate(rate)])
-
-
-def test_examples_of_failed_skills() -> None:
-    def skilled(name: str, skill: str | None) -> Example:
-        return Example(id=name, prompt="p", metadata={} if skill is None else {"skill": skill})
-
-    tried = [skilled("a", "carry"), skilled("b", "carry"), skilled("c", "plain"), skilled("d", None)]
-    failed = failed_skills(tried, {"a": 0.0, "b": 0.25, "c": 0.9, "d": 0.0}, threshold=0.2)
-    assert failed == {"carry"}
-    train = [skilled("x", "carry"), skilled("y", "plain"), skilled("z", None), skilled("w", "carry")]
-    assert ids(examples_of_skills(train, failed)) == ["x", "w"]
-    assert failed_skills(tried, {}) == set()

@@ -3,6 +3,9 @@
 import base64
 import json
 import logging
+import os
+import subprocess
+import sys
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,6 +25,7 @@ from posttrain.trainers.agent_r import GENERAL, GOOD, AgentRTrainer
 from posttrain.trainers.agent_r_config import AgentRConfig
 from posttrain.trainers.sft_config import SFTConfig
 from posttrain.training.packing import collate
+from posttrain.training.run_log import read_metrics
 from posttrain.types import Origin
 
 WORDS = Path(__file__).parents[2] / "recipes" / "agent_r" / "words.txt"
@@ -63,10 +67,8 @@ def cloned(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def make(cloned: Path, tmp_path: Path) -> Iterator[Callable[..., AgentRTrainer]]:
-    made: list[AgentRTrainer] = []
-
-    def build(folder: str = "run", data: dict[str, Any] | None = None, **keys: Any) -> AgentRTrainer:
+def job_of(cloned: Path, tmp_path: Path) -> Callable[..., Job[AgentRConfig]]:
+    def load(folder: str = "run", data: dict[str, Any] | None = None, **keys: Any) -> Job[AgentRConfig]:
         reflection = {"alpha": [1.0], "judge": "oracle", "on_replay_failure": "recover", **keys.pop("reflection", {})}
         settings = {
             "steps": 1,
@@ -78,7 +80,7 @@ def make(cloned: Path, tmp_path: Path) -> Iterator[Callable[..., AgentRTrainer]]
             "reflection": reflection,
             **keys,
         }
-        job = Job[AgentRConfig].model_validate(
+        return Job[AgentRConfig].model_validate(
             {
                 "method": "agent_r",
                 "model": {"path": str(cloned)},
@@ -87,7 +89,16 @@ def make(cloned: Path, tmp_path: Path) -> Iterator[Callable[..., AgentRTrainer]]
                 "run": {"folder": str(tmp_path / folder)},
             }
         )
-        made.append(build_trainer(job, cloned))
+
+    return load
+
+
+@pytest.fixture
+def make(cloned: Path, job_of: Callable[..., Job[AgentRConfig]]) -> Iterator[Callable[..., AgentRTrainer]]:
+    made: list[AgentRTrainer] = []
+
+    def build(*arguments: Any, **keys: Any) -> AgentRTrainer:
+        made.append(build_trainer(job_of(*arguments, **keys), cloned))
         return made[-1]
 
     yield build
@@ -238,6 +249,33 @@ def test_no_pair_is_explained(make: Callable[..., AgentRTrainer], caplog: pytest
     assert "no pair" in caplog.text and "of a good and a bad way. Of 6 tasks" in caplog.text
     with pytest.raises(TrainingDiverged, match=r"trainer\.reflection\.beta"):
         make("other", reflection={"beta": 1.0}, train_on="revisions_only").train_step()
+
+
+def test_a_search_too_small_for_a_pair_says_so(make: Callable[..., AgentRTrainer]) -> None:
+    search = {"iterations": 1, "children": 1, "max_depth": 7, "in_flight": 1}
+    with pytest.raises(TrainingDiverged, match=r"no pair of a good and a bad way.* more trainer\.search\.iterations"):
+        make(search=search, train_on="revisions_only").train_step()
+
+
+def test_two_ranks_find_what_one_finds(
+    make: Callable[..., AgentRTrainer], job_of: Callable[..., Job[AgentRConfig]], tmp_path: Path
+) -> None:
+    alone, folder = make("alone", minibatches_per_step=2), tmp_path / "shared"
+    alone.train()
+    (tmp_path / "job.yaml").write_text(job_of("shared", minibatches_per_step=2).model_dump_json())
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    finished = subprocess.run(
+        [*command, "-m", "posttrain", "train", str(tmp_path / "job.yaml")],
+        env={**os.environ, "ACCELERATE_USE_CPU": "true"}, capture_output=True, text=True, timeout=600,
+    )  # fmt: skip
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    assert [len(list((folder / "trees" / "iteration_0").glob(f"rank{rank}/*.jsonl"))) for rank in (0, 1)] == [3, 3]
+    rows = [(each / "iterations" / "step_000000.jsonl").read_text() for each in (alone.folder, folder)]
+    assert rows[0] == rows[1] and rows[0].count('"objective": "revision"') > 0
+    one, two = (next(m for m in read_metrics(each) if "policy/loss" in m) for each in (alone.folder, folder))
+    found = {name: value for name, value in one.items() if name.startswith("agent_r/")}
+    assert found["agent_r/pairs"] > 0 and found.items() <= two.items()
+    assert two["policy/loss"] == pytest.approx(one["policy/loss"], rel=1e-4)
 
 
 def test_alpha_follows_the_iteration(make: Callable[..., AgentRTrainer]) -> None:
