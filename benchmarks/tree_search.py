@@ -60,7 +60,9 @@ def search(
     starts = [Position(example.metadata["task_id"], example.metadata["seed"]) for example in examples]
     roots = [Tree(start, first, config, seed=0) for start, first in zip(starts, pool.at(starts), strict=True)]
     with tempfile.TemporaryDirectory() as folder:
-        trees = TreeSearch(engine, pool, list(zip(examples, roots, strict=True)), sampling, Path(folder)).run()
+        trees = TreeSearch(
+            engine, pool, dict(enumerate(zip(examples, roots, strict=True))), sampling, Path(folder)
+        ).run()
     return sum(tree.walks for tree in trees)
 
 

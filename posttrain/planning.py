@@ -15,6 +15,8 @@ from posttrain.job import Job
 from posttrain.rewards.checked import score_checked
 from posttrain.rewards.reward import Reward, RewardInput
 from posttrain.tasks.environment import EnvironmentTask, EnvironmentTaskConfig
+from posttrain.trainers.agent_r_config import NO_ENVIRONMENT, AgentRConfig
+from posttrain.trainers.agent_r_record import arithmetic
 from posttrain.trainers.oreal_config import OREALConfig
 from posttrain.trainers.policy_config import PolicyTrainerConfig
 from posttrain.trainers.reward_model_config import RewardModelConfig
@@ -105,7 +107,7 @@ def make_plan(job: Job[Any], launch: Launch) -> Plan:
             plan.sections["Episodes"] = list(episode_lines(task.config, job.trainer.sampling.max_completion_tokens))
         else:
             plan.sections["Reward on one example"] = list(reward_lines(reward, train[0]))
-        plan.sections["Batch"] = list(batch_lines(job.trainer, max(lengths["training"]), launch))
+        plan.sections["Batch"] = list(batch_lines(job, max(lengths["training"]), launch))
         plan.warnings += warnings(job.trainer, len(train))
     if isinstance(job.trainer, URPOConfig):
         plan.warnings += referee_warnings(job.trainer, max(lengths["training"]), shape.context)
@@ -260,17 +262,24 @@ def episode_lines(config: EnvironmentTaskConfig, max_completion_tokens: int) -> 
     yield "tokens of a turn", f"at most {turn:,}; {max_completion_tokens // turn:,} such turns fill an episode"
 
 
-def batch_lines(config: PolicyTrainerConfig, longest_prompt: int, launch: Launch) -> Iterator[tuple[str, str]]:
+def batch_lines(job: Job[Any], longest_prompt: int, launch: Launch) -> Iterator[tuple[str, str]]:
     """The batch arithmetic of a step.
 
     Raises:
-        JobError: some rank would have no prompt.
+        JobError: some rank would have no prompt, or the method searches an environment and there is none.
     """
+    config = job.trainer
     prompts, group, ranks = config.prompts_per_step, config.rollouts_per_prompt, launch.ranks
     if prompts < ranks:
         raise JobError(
             f"trainer.prompts_per_step ({prompts}) is less than the {ranks} ranks: some would have no prompt"
         )
+    if isinstance(config, AgentRConfig):
+        if not isinstance(job.data, EnvironmentTaskConfig):
+            raise JobError(NO_ENVIRONMENT)
+        most_steps = getattr(job.data.environment, "max_steps", config.search.max_depth)
+        yield from arithmetic(config, most_steps, job.data.max_turn_tokens, ranks)
+        return
     most = math.ceil(prompts / ranks)
     tokens = most * group * (longest_prompt + config.sampling.max_completion_tokens)
     yield "ranks", f"{ranks}"

@@ -16,9 +16,14 @@ from contextlib import ExitStack
 from pathlib import Path
 from socketserver import BaseServer
 
+import hypothesis
 import pytest
 
 from posttrain.data.tiny_model import TinyModelConfig, create_tiny_model
+
+# A test is not timed: on a busy machine the first example of a property may take seconds.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session", autouse=True)

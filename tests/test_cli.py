@@ -65,7 +65,7 @@ def test_help_lists_the_commands_that_exist(tmp_path: Path) -> None:
     status, out, _ = run(tmp_path, "--help")
     assert status == 0
     listed = [line.split()[0] for line in out.partition("Commands:")[2].splitlines() if line.strip()]
-    assert listed == ["train", "report", "score", "check-reward", "serve", "compare", "data"]
+    assert " ".join(listed) == "train eval report runs score check-reward serve compare push init doctor recipes data"
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,11 @@ def test_help_lists_the_commands_that_exist(tmp_path: Path) -> None:
             ["train", "job.yaml", "run.trackers=[trackio]"],
             "error: run.trackers: trackio is not installed: pip install track",
         ),
+        (["eval"], "error: posttrain eval takes a suite (SUITE.yaml) or two results (--compare A B)\n"),
+        (["eval", "--compare", ".", "job.yaml"], "error: . holds no result of posttrain eval: result.json cannot be"),
         (["report", "job.yaml"], "error: job.yaml is not a run folder: it has no metrics.jsonl\n"),
+        (["runs", "nowhere"], "error: nowhere is not a folder\n"),
+        (["runs", "."], "error: . holds no run: runs are written where run.folder of their jobs says\n"),
     ],
 )
 def test_a_mistake_is_one_message_and_status_2(folder: Path, arguments: list[str], message: str) -> None:
@@ -126,6 +130,11 @@ def test_a_job_trains_once_goes_on_and_is_not_overwritten(folder: Path) -> None:
 
     status, out, err = run(folder, "report", "run")
     assert (status, out) == (0, "run/report.html\n"), err
+
+    status, _, err = run(folder, "runs", "run")
+    assert (status, err) == (2, "error: run is itself a run: name the folder around it, or see posttrain report run\n")
+    status, out, err = run(folder, "runs", ".")
+    assert (status, out) == (0, "runs.html\n"), err
 
 
 @pytest.mark.slow

@@ -15,11 +15,11 @@ FLOORS = (
     {"rewards", "agents", "report"},
     {"tasks"},
     {"trainers", "evaluation"},
-    {"job", "build", "compare", "planning", "data_jobs"},
+    {"job", "build", "compare", "planning", "data_jobs", "starter"},
     {"cli", "__main__"},
 )
 FLOOR_OF = {room: number for number, rooms in enumerate(FLOORS, start=1) for room in rooms}
-MOST_LINES_OF_A_FILE, MOST_LINES_OF_A_FUNCTION, MOST_LINES_IN_ALL = 500, 60, 24_760
+MOST_LINES_OF_A_FILE, MOST_LINES_OF_A_FUNCTION, MOST_LINES_IN_ALL = 500, 60, 32_000
 
 
 def room_of(path: Path) -> str:

@@ -210,3 +210,56 @@ def test_an_open_group_that_does_not_fit_in_one_question_is_warned_of(tmp_path: 
     assert make_plan(fits, Launch()).warnings == []
     (warning,) = make_plan(load(tmp_path, *job, settings % "referee_max_completion_tokens: 190"), Launch()).warnings
     assert warning.startswith("a referee's question with 8 answers of 8 tokens and its reply need 260 tokens")
+
+
+AGENT_R = """\
+method: agent_r
+model:
+  tiny: {hidden_size: 64, intermediate_size: 128, layers: 2, heads: 2, max_length: 512}
+data:
+  type: environment
+  environment: {type: vault, max_steps: 12}
+  train_tasks: 10
+  eval_tasks: 2
+  max_turn_tokens: 30
+  workers: 1
+trainer:
+  steps: 2
+  prompts_per_step: 7
+  search: {iterations: 5, children: 4, max_depth: 20}
+  reflection: {max_pairs_per_task: 3}
+  updates_per_step: 2
+  minibatches_per_step: 3
+  sampling: {max_completion_tokens: 200}
+"""
+
+
+def test_the_arithmetic_of_a_search(tmp_path: Path) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text(AGENT_R)
+    lines = lines_of(load_job(path), "Batch", Launch(2, 2))
+    assert lines["trees"] == "7 an iteration, 4 on each rank"
+    assert lines["expansions, at most"] == "5 walks x 12 turns = 60 of a tree"  # the episode ends before the depth
+    assert lines["environment steps, at most"] == (
+        f"420 expansions x 4 children = 1,680, and {7 * 3 * 13} in revisions, an iteration"
+    )
+    assert lines["tokens sampled, at most"] == "50,400 in the search of an iteration"
+    assert lines["judgements, at most"] == "252 of 256 tokens"
+    assert lines["sequences trained, at most"] == "7 x (3 revisions + 3 good ways) = 42 an iteration"
+    assert lines["optimizer updates"] == "2 iterations x 6 = 12"
+    recovering = load_job(path, ["trainer.reflection={on_replay_failure: recover, recovery_tries: 2, judge: oracle}"])
+    lines = lines_of(recovering, "Batch")
+    assert f"and {7 * 8 * (13 + 2 * 12):,} in revisions" in lines["environment steps, at most"]
+    assert "judgements, at most" not in lines
+    general = "trainer.general={type: arithmetic}"
+    lines = lines_of(load_job(path, [general, "trainer.train_on=good_only"]), "Batch")
+    assert lines["sequences trained, at most"] == (
+        "7 x (0 revisions + 3 good ways) / 0.2 for the general data = 105 an iteration"
+    )
+
+
+def test_a_search_needs_an_environment(tmp_path: Path) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text(AGENT_R)
+    job = load_job(path, ["data={type: arithmetic, train_size: 10, eval_size: 2}"])
+    assert refused(job, JobError).startswith("agent_r searches an environment")

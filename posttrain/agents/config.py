@@ -3,7 +3,9 @@
 from posttrain.agents.crafting import CraftingConfig
 from posttrain.agents.http_environment import HTTPEnvironmentConfig
 from posttrain.agents.scienceworld import ScienceWorldConfig
+from posttrain.agents.textworld import TextWorldConfig
 from posttrain.agents.vault import VaultConfig
+from posttrain.agents.workplace import WorkplaceConfig
 from posttrain.config import CustomConfig, component_union
 
 
@@ -17,5 +19,6 @@ class CustomEnvironmentConfig(CustomConfig):
 
 
 AnyEnvironmentConfig = component_union(
-    VaultConfig, CraftingConfig, ScienceWorldConfig, HTTPEnvironmentConfig, custom=CustomEnvironmentConfig
-)
+    VaultConfig, CraftingConfig, ScienceWorldConfig, TextWorldConfig, WorkplaceConfig, HTTPEnvironmentConfig,
+    custom=CustomEnvironmentConfig,
+)  # fmt: skip

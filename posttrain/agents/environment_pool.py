@@ -31,7 +31,9 @@ class EnvironmentsConfig(Config):
 
     environment: AnyEnvironmentConfig
     workers: int = Field(default=2, ge=1, description="processes")
-    deadline_s: float = Field(default=30.0, gt=0, description="of a step, with the replay of those before it")
+    deadline_s: float = Field(
+        default=30.0, gt=0, description="of a step, with the replay of those before it, and the start of a simulator"
+    )
     memory_mb: int = Field(default=4096, ge=0, description="address space of a process; 0: no limit")
 
 

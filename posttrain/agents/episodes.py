@@ -33,6 +33,7 @@ class Episode:
     completion_ids: list[int] = field(default_factory=list)
     action_mask: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
+    turns: list[str] = field(default_factory=list)
     result: StepResult = field(default_factory=lambda: StepResult(""))
     finish_reason: FinishReason | None = None
     policy_version: int = 0
@@ -64,6 +65,7 @@ class Episode:
         self.completion_ids += turn.completion_ids
         self.action_mask += turn.action_mask
         self.logprobs += turn.logprobs
+        self.turns.append(turn.text)
         self.result = result
         if result.done or result.failed:
             self.finish_reason = "aborted" if result.failed else "stop"
@@ -91,4 +93,5 @@ class Episode:
             role=self.request.role,
             given=Origin.ENVIRONMENT,
             outcome=None if failed else self.result.reward,
+            turns=self.turns,
         )

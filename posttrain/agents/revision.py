@@ -28,11 +28,12 @@ REVISION = "revision"
 
 @dataclass(slots=True)
 class Revision:
-    """A pair and what became of it. ``bad_steps`` of the ``steps`` of its bad way are kept (t' of T); ``how`` is
-    spliced, recovered, failed or too_long; only the first two have a ``sample``."""
+    """A pair of leaves of the tree of ``example``, and what became of it. ``bad_steps`` of the ``steps`` of its bad way
+    are kept (t' of T); ``how`` is spliced, recovered, failed or too_long; only the first two have a ``sample``."""
 
     name: str
     example: Example
+    pair: Pair
     bad_steps: int
     steps: int
     how: str = "failed"
@@ -121,7 +122,7 @@ class Reviser:
         cut = transition([judged.get(node) for node in steps])
         thought = revision(tree, pair, self.encoder, self.config.revision_action)
         return Splice(
-            Revision(revision_name, example, cut, len(steps)),
+            Revision(revision_name, example, pair, cut, len(steps)),
             tree.position(steps[cut - 1]),
             tree.nodes[pair.good].result.reward,
             derive_seed(tree.seed, "recover", pair.good, pair.bad),

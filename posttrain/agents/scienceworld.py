@@ -58,7 +58,8 @@ class ScienceWorld:
 
     def __init__(self, config: ScienceWorldConfig) -> None:
         self.config = config
-        self.world = simulator_of_this_process().world()
+        self.simulator = simulator_of_this_process()
+        self.world = self.simulator.world()
 
     def reset(self, task_id: str, seed: int) -> str:
         self._load(task_id, with_solution=False)
@@ -75,7 +76,10 @@ class ScienceWorld:
         return StepResult(said, round(self.world.getScore(), 2), done)
 
     def close(self) -> None:
-        """The simulator forgets the world when Python does."""
+        """The next environment takes over the world."""
+        if self.world is not None:
+            self.simulator.idle.append(self.world)
+            self.world = None
 
     def solution(self, task_id: str, seed: int) -> list[str]:
         """The turns of the simulator's own solution, which takes it seconds to find; the episode is played by them."""
@@ -116,10 +120,11 @@ class Simulator:
         except Py4JError as error:
             raise JobError(f"ScienceWorld's simulator cannot start (java {' '.join(JAVA_OPTIONS)}): {error}") from error
         self.gateway = JavaGateway(gateway_parameters=GatewayParameters(port=port))
+        self.idle: list[Any] = []  # to make a world takes longer than to begin an episode in it
 
     def world(self) -> Any:
-        """A new one."""
-        return self.gateway.jvm.scienceworld.runtime.pythonapi.PythonInterface()
+        """One that nobody uses. An episode does not depend on what was played in it before."""
+        return self.idle.pop() if self.idle else self.gateway.jvm.scienceworld.runtime.pythonapi.PythonInterface()
 
     def task_ids(self, name: str, part: str) -> list[str]:
         """The tasks of type ``name`` in ``part``: train, dev or test."""

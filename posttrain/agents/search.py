@@ -1,7 +1,7 @@
 """Many trees grown together: their pending nodes share the engine's batch, their environments the processes."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -33,8 +33,8 @@ class TreeSearch:
     Args:
         engine: samples turns; ``sampling.max_completion_tokens`` is the budget of one.
         pool: says where they lead.
-        trees: a tree and the example whose prompt its root is, for each task.
-        folder: where each tree is written after every expansion; what is there already is restored.
+        trees: by number, for each task the example whose prompt the root is, and the tree.
+        folder: where each tree is written after every expansion, as ``NUMBER.jsonl``; what is there is restored.
 
     Raises:
         JobError: the folder holds trees of other tasks or settings.
@@ -44,37 +44,45 @@ class TreeSearch:
         self,
         engine: RolloutEngine,
         pool: EnvironmentPool,
-        trees: Sequence[tuple[Example, Tree]],
+        trees: Mapping[int, tuple[Example, Tree]],
         sampling: Sampling,
         folder: Path,
     ) -> None:
         self.engine = engine
         self.pool = pool
-        self.examples = [example for example, _ in trees]
-        self.trees = [tree for _, tree in trees]
+        self.examples = {number: example for number, (example, _) in trees.items()}
+        self.trees = {number: tree for number, (_, tree) in trees.items()}
         self.sampling = sampling
         self.encoder = PromptEncoder(engine.tokenizer)
-        self.files = [folder / f"{number:06d}.jsonl" for number in range(len(trees))]
+        self.files = {number: folder / f"{number:06d}.jsonl" for number in trees}
         self.expanding: dict[str, Expansion] = {}
+        self._ids: dict[tuple[int, int], list[int]] = {}
         folder.mkdir(parents=True, exist_ok=True)
-        for tree, file in zip(self.trees, self.files, strict=True):
-            about = {"start": asdict(tree.start), "search": tree.config.model_dump(), "seed": tree.seed}
-            with opened_to_append(file, {**about, "sampling": sampling.model_dump()}, by="another search") as lines:
+        for number, tree in self.trees.items():
+            about = {"start": asdict(tree.start), "first": tree.nodes[ROOT].result.observation, "seed": tree.seed}
+            about |= {"search": tree.config.model_dump(), "sampling": sampling.model_dump()}
+            with opened_to_append(self.files[number], about, by="another search") as lines:
                 lines.seek(0)
                 tree.restore(map(json.loads, lines))
 
     def run(self) -> list[Tree]:
         """The finished trees."""
-        self.engine.submit([request for number in range(len(self.trees)) for request in self._new_walks(number)])
+        self.engine.submit([request for number in self.trees for request in self._new_walks(number)])
         for _ in alternate(self.engine, self.pool.config.workers, self._answer, self._accept):
             pass
-        return self.trees
+        return list(self.trees.values())
 
     def token_ids(self, tree: int, node: int) -> list[int]:
         """The policy's input at ``node``: the prompt, and every turn with the observation after it."""
-        ids = list(self.encoder.prompt_ids(self.examples[tree]))
-        for step in steps_between(self.trees[tree], ROOT, node):
-            ids += step.turn.ids + self.encoder.next_turn_ids(step.observation, step.turn.ended)
+        ids = self._ids.get((tree, node))
+        if ids is None:
+            here = self.trees[tree].nodes[node]
+            if here.turn is None:
+                ids = self.encoder.prompt_ids(self.examples[tree])
+            else:
+                after = self.encoder.next_turn_ids(here.result.observation, here.turn.ended)
+                ids = self.token_ids(tree, here.parent) + here.turn.ids + after
+            self._ids[tree, node] = ids
         return ids
 
     def _new_walks(self, number: int) -> list[RolloutRequest]:

@@ -70,6 +70,16 @@ def add_references(
         raise typer.Exit(FAILED_ROWS_STATUS)
 
 
+@data.command()
+def instruction_pairs(job: JobArgument, overrides: OverridesArgument = None) -> None:
+    """Write harmful instructions for an agent, each with a benign twin that asks for the same actions."""
+    from posttrain.config_file import load_config
+    from posttrain.data_jobs.config import InstructionPairsConfig
+    from posttrain.data_jobs.instruction_pairs import write_instruction_pairs
+
+    show_lines([write_instruction_pairs(load_config(InstructionPairsConfig, job, overrides or []))])
+
+
 def show_lines(lines: Iterable[str]) -> None:
     """At 80 columns; a command that is to be copied stays whole."""
     for line in lines:

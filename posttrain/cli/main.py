@@ -8,7 +8,13 @@ import typer
 from posttrain.cli.check_reward import check_reward
 from posttrain.cli.compare import CompareCommand, compare
 from posttrain.cli.data import data
+from posttrain.cli.doctor import doctor
+from posttrain.cli.eval import eval_command
+from posttrain.cli.init import init
+from posttrain.cli.push import push
+from posttrain.cli.recipes import recipes
 from posttrain.cli.report import report
+from posttrain.cli.runs import runs
 from posttrain.cli.score import score
 from posttrain.cli.serve import serve
 from posttrain.cli.train import train
@@ -20,17 +26,22 @@ INTERRUPTED_STATUS = 75  # EX_TEMPFAIL of sysexits.h: the same command goes on
 app = typer.Typer(
     help="Post-train language models: one YAML job, one command.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
 app.command()(train)
+app.command("eval")(eval_command)
 app.command()(report)
+app.command()(runs)
 app.command()(score)
 app.command()(check_reward)
 app.command()(serve)
 app.command(cls=CompareCommand)(compare)
 app.add_typer(data, name="data")
+app.command()(push)
+app.command()(init)
+app.command()(doctor)
+app.command()(recipes)
 
 
 def main() -> None:

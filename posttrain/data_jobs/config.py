@@ -1,9 +1,10 @@
 """The YAML of ``posttrain data``. Importing this imports no torch."""
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
+from posttrain.agents.workplace import WorkplaceConfig
 from posttrain.config import Config, component_union
 from posttrain.data.selection import SelectionMode
 from posttrain.data_jobs.pool import PoolConfig, PromptRowsConfig
@@ -64,3 +65,11 @@ class AddReferencesConfig(Config):
     sampling: Sampling = Field(default_factory=lambda: Sampling(temperature=0.0, max_completion_tokens=1024))
     seed: int = Field(default=42, ge=0)
     output: str = Field(description="folder")
+
+
+class InstructionPairsConfig(Config):
+    """``posttrain data instruction-pairs``: harmful instructions and their benign twins."""
+
+    environment: WorkplaceConfig
+    split: Literal["train", "eval"] = "train"
+    output: str = Field(description="file")

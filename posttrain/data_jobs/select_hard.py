@@ -91,7 +91,7 @@ def answers_to(examples: Sequence[Example], config: SelectHardConfig, on_progres
 
     def engine() -> RolloutEngine:
         model = config.model.path if tiny is None else created_once(folder / "model-start", tiny)
-        built: RolloutEngine = config.engine.build(model, config.seed)
+        built: RolloutEngine = config.engine.build(model_path=model, seed=config.seed)
         return built
 
     identity = engine_identity(config.model.path or "tiny", config.engine) | {"tiny": tiny and tiny.model_dump()}

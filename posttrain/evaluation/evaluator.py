@@ -32,4 +32,5 @@ def _completions(groups: Sequence[RolloutGroup]) -> dict[str, float]:
         "eval/pass_at_k": sum(max(group) > 0.5 for group in scores) / len(scores),
         "eval/error_fraction": sum(r.error is not None for group in groups for r in group.rollouts) / len(lengths),
         "eval/length_mean": sum(lengths) / len(lengths),
+        "eval/truncated": sum(r.finish_reason == "length" for group in groups for r in group.rollouts) / len(lengths),
     }

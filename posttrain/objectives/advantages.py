@@ -52,8 +52,3 @@ def leave_one_out(rewards: Tensor) -> Tensor:
 def z_score(rewards: Tensor, epsilon: float = 1e-8) -> Tensor:
     """(r_i - mean(r)) / (std(r) + epsilon), std with n - 1: the "GRPO" example of OREAL's F (arXiv 2502.06781)."""
     return group_normalised(rewards, epsilon)
-
-
-def reinforce(rewards: Tensor, baseline: float = 0.0) -> Tensor:
-    """A_i = r_i - baseline, the baseline independent of the group (REINFORCE, Williams 1992)."""
-    return rewards - baseline

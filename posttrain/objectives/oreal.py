@@ -22,17 +22,6 @@ LossNormalizer = Literal["class_tokens", "rollouts", "all_tokens"]
 PositiveObjective = Literal["clone", "policy_gradient"]
 
 
-def best_of_n_factor(pass_rate: float, n: int) -> tuple[float, float]:
-    """pi_bon / pi of a correct and of a wrong rollout, for the best of ``n`` under a 0/1 reward (eq. 5).
-
-    ``(1 - (1 - p)^n) / p`` and ``(1 - p)^(n - 1)``; at p = 0 the first is its limit n. For any n the correct rollouts
-    keep their relative probabilities: a best-of-n sample that is correct is a sample from the correct rollouts.
-    """
-    wrong = 1.0 - pass_rate
-    correct_factor = (1.0 - wrong**n) / pass_rate if pass_rate > 0 else float(n)
-    return correct_factor, wrong ** (n - 1)
-
-
 def positive_shaping(advantages: Tensor, mode: PositiveShaping) -> Tensor:
     """Factors >= 0 that correct rollouts are cloned with.
 

@@ -15,11 +15,12 @@ from posttrain.report.formats import count, duration, number
 from posttrain.report.histograms import scores_section
 from posttrain.report.overlap import Comparison
 from posttrain.report.page_data import curves, not_finite, samples
+from posttrain.report.searches import searches
 from posttrain.training.run_folder import JOB_FILE
 from posttrain.training.run_log import ENVIRONMENT_FILE, METRICS_FILE, read_metrics, replace_file
 
 REPORT_FILE = "report.html"
-SCRIPTS = ("format.js", "chart.js", "charts.js", "samples.js", "page.js")
+SCRIPTS = ("format", "chart", "charts", "tokens", "samples", "drawing", "trees", "theme", "page")
 
 
 def write_report(run_folder: str | Path) -> Path:
@@ -47,13 +48,14 @@ def render(folder: Path) -> str:
         "method_title": _method_title(method),
         **curves(metrics),
         "not_finite": not_finite(metrics),
+        "searches": searches(folder),
         "samples": samples(folder, Comparison.of(job.get("reward"))),
     }
     return Template(asset("page.html")).substitute(
         title=html.escape(f"{method} · {folder.resolve().name}"),
         css=asset("page.css"),
-        script="\n".join(asset(name) for name in SCRIPTS),
-        data=_embedded(data),
+        script="\n".join(asset(f"{name}.js") for name in SCRIPTS),
+        data=embedded(data),
         method=html.escape(_method_title(method)),
         name=html.escape(folder.resolve().name),
         status=_status(metrics, _total_steps(job)),
@@ -160,7 +162,7 @@ def _finite(metrics: Sequence[dict[str, float]], name: str) -> list[float]:
     return [line[name] for line in metrics if math.isfinite(line.get(name, math.nan))]
 
 
-def _embedded(data: Any) -> str:
+def embedded(data: Any) -> str:
     """JSON that cannot end the script element it stands in, whatever a completion says."""
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c")

@@ -17,13 +17,13 @@ SAMPLE_BYTES = 3_000_000  # of all samples together, compressed and in base64
 FIRST_TOKENS, LAST_TOKENS = 1200, 400  # shown of a long completion
 
 
-def curves(metrics: Sequence[dict[str, float]]) -> dict[str, Any]:
+def curves(metrics: Sequence[dict[str, float]], most: int = MOST_POINTS) -> dict[str, Any]:
     """The metrics by name: ``steps``, and for each name a list of numbers or None as long as ``steps``.
 
-    A run with more than ``MOST_POINTS`` steps is thinned: a point is the mean of ``steps_per_point`` lines.
+    A run with more than ``most`` steps is thinned: a point is the mean of ``steps_per_point`` lines.
     """
     names = list(dict.fromkeys(name for line in metrics for name in line if name != "step"))
-    size = max(1, math.ceil(len(metrics) / MOST_POINTS))
+    size = max(1, math.ceil(len(metrics) / most))
     buckets = [metrics[start : start + size] for start in range(0, len(metrics), size)]
     return {
         "steps": [int(bucket[-1]["step"]) for bucket in buckets],
@@ -48,7 +48,7 @@ def samples(folder: Path, how: Comparison) -> list[dict[str, Any]]:
     Each step is ``step``, ``groups_in_step`` and ``groups``; each group is what a list shows of it and ``data``, its
     rollouts as JSON, deflated, in base64. They are ranked, and compared with the group's references as ``how`` says.
     """
-    steps = _spread(logged_steps(folder), MOST_SAMPLE_STEPS)
+    steps = spread(logged_steps(folder), MOST_SAMPLE_STEPS)
     budget = SAMPLE_BYTES // max(1, len(steps))
     return [_sampled_step(step, read_rollouts(folder, step), budget, how) for step in steps]
 
@@ -82,13 +82,18 @@ def _group(record: dict[str, Any], how: Comparison) -> dict[str, Any]:
         "references": references,
         "rollouts": [_rollout(rollout | overlap(rollout, references, how)) for rollout in rollouts],
     }
-    text = json.dumps(shown, ensure_ascii=False, separators=(",", ":"))
     return {
         "example_id": record["example_id"],
         "rewards": [rollout["reward"] for rollout in rollouts],
         "pushed": [_pushed(rollout) for rollout in rollouts],
-        "data": base64.b64encode(zlib.compress(text.encode("utf-8", errors="replace"), 9)).decode(),
+        "data": packed(shown),
     }
+
+
+def packed(shown: Any) -> str:
+    """``shown`` as JSON, deflated, in base64."""
+    text = json.dumps(shown, ensure_ascii=False, separators=(",", ":"))
+    return base64.b64encode(zlib.compress(text.encode("utf-8", errors="replace"), 9)).decode()
 
 
 def _rank(rollout: dict[str, Any]) -> tuple[float, bool]:
@@ -125,8 +130,8 @@ def _rollout(rollout: dict[str, Any]) -> dict[str, Any]:
         "tokens": shown(rollout["tokens"]),
         "origin": _uniform(shown(rollout["origin"])),
         "overlap": _uniform(shown(rollout.get("overlap", []))),
-        "weights": _uniform([_rounded(weight, 3) for weight in shown(rollout["weights"])]),
-        "logprobs": _uniform([_rounded(logprob, 3) for logprob in shown(rollout["logprobs"])]),
+        "weights": _uniform([rounded(weight, 3) for weight in shown(rollout["weights"])]),
+        "logprobs": _uniform([rounded(logprob, 3) for logprob in shown(rollout["logprobs"])]),
     }
 
 
@@ -134,7 +139,7 @@ def _uniform(values: list[Any]) -> Any:
     return values[0] if values and all(value == values[0] for value in values) else values
 
 
-def _spread(items: Sequence[int], most: int) -> list[int]:
+def spread(items: Sequence[int], most: int) -> list[int]:
     """``most`` of ``items`` at equal distances, the first and the last among them."""
     if len(items) <= most:
         return list(items)
@@ -143,8 +148,9 @@ def _spread(items: Sequence[int], most: int) -> list[int]:
 
 def _mean(values: Iterable[float]) -> float | None:
     finite = [value for value in values if math.isfinite(value)]
-    return _rounded(sum(finite) / len(finite), 5) if finite else None
+    return rounded(sum(finite) / len(finite), 5) if finite else None
 
 
-def _rounded(value: float | None, digits: int) -> float | None:
+def rounded(value: float | None, digits: int) -> float | None:
+    """``value`` to significant ``digits``."""
     return None if value is None else float(f"{value:.{digits}g}")

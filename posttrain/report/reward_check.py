@@ -5,47 +5,15 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from string import Template
 
 from posttrain.report.formats import count, number
 from posttrain.report.histograms import histogram, score_figure
-from posttrain.report.page import asset, tile
+from posttrain.report.plain_page import plain_page, text
 from posttrain.rewards.scoring.check import RewardCheck, WrongPair
 from posttrain.training.run_log import replace_file
 
 RESULT_FILE, PAGE_FILE = "result.json", "report.html"
 LONGEST_TEXT = 600
-
-_PAGE = Template("""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
-<meta name="color-scheme" content="light">
-<title>$name · reward check</title>
-<style>
-$css
-.tile small { padding-right: 12px; white-space: normal }
-</style>
-</head>
-<body>
-<header class="masthead">
-<div class="title"><h1>Reward check <span>$name</span></h1></div>
-<p class="facts">$facts</p>
-<dl class="tiles">
-$tiles
-</dl>
-$warnings
-</header>
-<main>
-<section><h2>Scores</h2><div class="grid two">$scores</div></section>
-<section><h2>Most wrong pairs</h2>$worst</section>
-<section><h2>Reward</h2><pre class="job">$reward</pre></section>
-</main>
-</body>
-</html>
-""")
 
 
 def figures(check: RewardCheck) -> Iterator[tuple[str, str, str]]:
@@ -73,19 +41,14 @@ def write_check(check: RewardCheck, folder: Path, name: str, data: str, reward_y
     result = {"reward": name, "reward_digest": digest, "data": data, **asdict(check)}
     result |= {"error_rate": check.error_rate, "warnings": list(check.warnings())}
     replace_file(folder / RESULT_FILE, (json.dumps(result, indent=2, allow_nan=False) + "\n").encode())
-    scores = {"good": check.good_scores, "bad": check.bad_scores}
+    by_label = {"good": check.good_scores, "bad": check.bad_scores}
     facts = f"{data} · {check.prompts:,} prompts, {check.completions:,} completions"
-    page = _PAGE.substitute(
-        name=html.escape(name),
-        css=asset("page.css"),
-        facts=html.escape(facts),
-        tiles="\n".join(tile(*figure) for figure in figures(check)),
-        warnings="\n".join(f'<p class="notice">{html.escape(warning)}</p>' for warning in check.warnings()),
-        scores=score_figure(histogram(scores), "of all completions") if any(scores.values()) else "<p>none</p>",
-        worst="\n".join(map(_wrong_pair, check.worst)) or "<p>none</p>",
-        reward=html.escape(reward_yaml),
-    )
-    replace_file(folder / PAGE_FILE, page.encode("utf-8", errors="replace"))
+    worst = "\n".join(map(_wrong_pair, check.worst)) or "<p>none</p>"
+    figure = score_figure(histogram(by_label), "of all completions") if any(by_label.values()) else "<p>none</p>"
+    scores = f'<div class="grid two">{figure}</div>'
+    sections = {"Scores": scores, "Most wrong pairs": worst, "Reward": text(reward_yaml)}
+    page = plain_page("reward check", name, facts, figures(check), sections, check.warnings())
+    replace_file(folder / PAGE_FILE, page)
     return folder / PAGE_FILE
 
 

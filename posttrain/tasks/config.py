@@ -7,6 +7,7 @@ from posttrain.tasks.environment import EnvironmentDemonstrationsConfig, Environ
 from posttrain.tasks.file_task import RowsConfig
 from posttrain.tasks.gsm8k import GSM8KConfig
 from posttrain.tasks.mixture import MixtureConfig
+from posttrain.tasks.multiple_choice import MultipleChoiceTaskConfig
 from posttrain.tasks.preference import PreferenceConfig
 from posttrain.tasks.rewriting import RewritingConfig
 from posttrain.tasks.totals_preference import TotalsPreferenceConfig
@@ -14,6 +15,7 @@ from posttrain.tasks.totals_preference import TotalsPreferenceConfig
 TaskConfig = component_union(
     ArithmeticConfig,
     GSM8KConfig,
+    MultipleChoiceTaskConfig,
     RewritingConfig,
     EnvironmentTaskConfig,
     EnvironmentDemonstrationsConfig,

@@ -123,7 +123,7 @@ class EnvironmentEngineConfig:
     max_turn_tokens: int
 
     def build(self, model_path: str | Path, seed: int) -> EnvironmentEngine:
-        return EnvironmentEngine(self.inside.build(model_path, seed), self.pool, self.max_turn_tokens)
+        return EnvironmentEngine(self.inside.build(model_path=model_path, seed=seed), self.pool, self.max_turn_tokens)
 
 
 class EnvironmentReward:

@@ -16,7 +16,7 @@ from posttrain.agents.search import TreeSearch, leaf_rollouts
 from posttrain.agents.tree_search import Tree
 from posttrain.errors import JobError, TrainingDiverged
 from posttrain.rollout.seeds import derive_seed
-from posttrain.trainers.agent_r_config import AgentRConfig
+from posttrain.trainers.agent_r_config import NO_ENVIRONMENT, AgentRConfig
 from posttrain.trainers.agent_r_record import TreeCounts, iteration_metrics, what_was_found, write_iteration
 from posttrain.trainers.credit import training_sample
 from posttrain.trainers.demonstrations import Demonstrations
@@ -53,7 +53,7 @@ class AgentRTrainer(PolicyTrainer):
     def __init__(self, model: str | Path, config: AgentRConfig, **components: Any) -> None:
         super().__init__(model, config, **components)
         if not isinstance(self.engine, EnvironmentEngine):
-            raise JobError("agent_r searches an environment; set data.type to environment")
+            raise JobError(NO_ENVIRONMENT)
         self.environments = self.engine
         self.folder = Path(self.run.folder)
         self.trees: dict[str, tuple[Example, Tree]] = {}
@@ -63,9 +63,9 @@ class AgentRTrainer(PolicyTrainer):
     def collect(self, examples: Sequence[Example]) -> list[RolloutGroup]:
         """Search this rank's share of the tasks; every rank gets the ends of all trees."""
         rank, ranks = self.accelerator.process_index, self.accelerator.num_processes
-        numbered = [(f"{self.step:06d}/{number:06d}", example) for number, example in enumerate(examples)][rank::ranks]
+        own = list(enumerate(examples))[rank::ranks]
         with self.timed("generate"):
-            self.trees = self._search(numbered, self.folder / "trees" / f"iteration_{self.step}" / f"rank{rank}")
+            self.trees = self._search(own, self.folder / "trees" / f"iteration_{self.step}" / f"rank{rank}")
         groups = [
             RolloutGroup(example, leaf_rollouts(name, example, tree, self.encoder, self.step))
             for name, (example, tree) in self.trees.items()
@@ -85,7 +85,7 @@ class AgentRTrainer(PolicyTrainer):
         reviser = Reviser(self.environments, self.trees, self.config.reflection, self.alpha, self.config.sampling)
         if self.config.train_on != "good_only":
             with self.timed("revise"):
-                revisions = gather_lists(self.accelerator, reviser.run())
+                revisions = sorted(gather_lists(self.accelerator, reviser.run()), key=lambda each: each.name)
         samples = [each.sample for each in revisions if each.sample is not None]
         if self.config.train_on != "revisions_only":
             samples += self._good_samples(groups)
@@ -128,17 +128,17 @@ class AgentRTrainer(PolicyTrainer):
         alphas = self.config.reflection.alpha
         return alphas[min(self.step, len(alphas) - 1)]
 
-    def _search(self, examples: Sequence[tuple[str, Example]], folder: Path) -> dict[str, tuple[Example, Tree]]:
+    def _search(self, examples: Sequence[tuple[int, Example]], folder: Path) -> dict[str, tuple[Example, Tree]]:
         starts = [Position(example.metadata["task_id"], example.metadata["seed"]) for _, example in examples]
         seed = derive_seed(self.run.seed, "iteration", self.step)
         trees = {
-            name: (example, Tree(start, first, self.config.search, seed))
-            for (name, example), start, first in zip(examples, starts, self.environments.pool.at(starts), strict=True)
+            number: (example, Tree(start, first, self.config.search, seed))
+            for (number, example), start, first in zip(examples, starts, self.environments.pool.at(starts), strict=True)
             if not first.failed
         }
         turn = self.config.sampling.model_copy(update={"max_completion_tokens": self.environments.max_turn_tokens})
-        TreeSearch(self.environments.engine, self.environments.pool, list(trees.values()), turn, folder).run()
-        return trees
+        TreeSearch(self.environments.engine, self.environments.pool, trees, turn, folder).run()
+        return {f"{self.step:06d}/{number:06d}": tree for number, tree in trees.items()}
 
     def _good_samples(self, groups: Sequence[RolloutGroup]) -> list[TrainingSample]:
         """Of each tree at most ``max_pairs_per_task`` good ways, drawn by its name."""

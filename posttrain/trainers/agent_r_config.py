@@ -9,6 +9,8 @@ from posttrain.agents.tree_search import SearchConfig
 from posttrain.tasks.config import TaskConfig
 from posttrain.trainers.policy_config import PolicyTrainerConfig
 
+NO_ENVIRONMENT = "agent_r searches an environment; set data.type to environment"
+
 
 class AgentRConfig(PolicyTrainerConfig):
     """Defaults are those of arXiv 2501.11425. A step is one iteration: search ``prompts_per_step`` tasks, revise, and

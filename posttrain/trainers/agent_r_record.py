@@ -1,17 +1,19 @@
-"""What an iteration of Agent-R found and trained on: numbers, a message, and a dataset."""
+"""What an iteration of Agent-R may take, what it found and trained on: numbers, a message, and a dataset."""
 
+import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from posttrain.agents.reflection import SLACK
+from posttrain.agents.reflection import NO_ACTION, SLACK
 from posttrain.agents.revision import Revision
 from posttrain.agents.search import environment_steps
 from posttrain.agents.tree_search import Tree
 from posttrain.data.chat import PromptEncoder
+from posttrain.trainers.agent_r_config import AgentRConfig
 from posttrain.training.run_log import write_rows
 from posttrain.types import RolloutGroup, TrainingSample
 
@@ -54,6 +56,33 @@ def iteration_metrics(
     return metrics
 
 
+def arithmetic(config: AgentRConfig, max_steps: int, max_turn_tokens: int, ranks: int) -> Iterator[tuple[str, str]]:
+    """What an iteration may take, where an episode has at most ``max_steps`` turns: lines for a plan."""
+    search, reflection, trees = config.search, config.reflection, config.prompts_per_step
+    depth = min(search.max_depth, max_steps)
+    expansions = search.iterations * depth
+    turns = trees * expansions * search.children
+    revisions = 0 if config.train_on == "good_only" else reflection.max_pairs_per_task
+    good = 0 if config.train_on == "revisions_only" else reflection.max_pairs_per_task
+    replayed = trees * revisions * (depth + (reflection.revision_action != NO_ACTION))
+    if reflection.on_replay_failure == "recover":
+        replayed += trees * revisions * reflection.recovery_tries * depth
+    yield "ranks", f"{ranks}"
+    yield "trees", f"{trees:,} an iteration, {math.ceil(trees / ranks):,} on each rank"
+    yield "expansions, at most", f"{search.iterations} walks x {depth} turns = {expansions:,} of a tree"
+    searched = f"{trees * expansions:,} expansions x {search.children} children = {turns:,}"
+    yield "environment steps, at most", f"{searched}, and {replayed:,} in revisions, an iteration"
+    yield "tokens sampled, at most", f"{turns * max_turn_tokens:,} in the search of an iteration"
+    if reflection.judge == "self" and revisions:
+        yield "judgements, at most", f"{trees * revisions * depth:,} of {reflection.judgement_tokens} tokens"
+    share = config.agent_fraction if config.general else 1.0
+    mixed = f" / {share:g} for the general data" if share < 1 else ""
+    sequences = f"{trees} x ({revisions} revisions + {good} good ways){mixed}"
+    yield "sequences trained, at most", f"{sequences} = {round(trees * (revisions + good) / share):,} an iteration"
+    updates = config.updates_per_step * config.minibatches_per_step
+    yield "optimizer updates", f"{config.steps} iterations x {updates} = {config.steps * updates:,}"
+
+
 def what_was_found(groups: Sequence[RolloutGroup], alpha: float) -> str:
     """Of a search without a pair: how often the tasks were solved, and what to change."""
     scores = [[rollout.reward or 0.0 for rollout in group.rollouts] for group in groups]
@@ -75,7 +104,9 @@ def write_iteration(
     samples: Sequence[TrainingSample],
     encoder: PromptEncoder,
 ) -> None:
-    """Write ``step_000002.jsonl``: a row for each trajectory that is trained on, in parts of one origin.
+    """Write ``step_000002.jsonl``: a row for each trajectory that is trained on, in parts of one origin. Its ``id``
+    begins with the step and the number of its tree; ``good`` and ``bad`` are the tree's leaves of which a revision was
+    made, and ``bad_steps`` of the ``steps`` to the bad one are in it.
 
     ``datasets.load_dataset("json", data_files="run/iterations/*.jsonl", streaming=True)`` reads the iterations as one
     dataset.
@@ -87,7 +118,8 @@ def write_iteration(
     }
     for each in revisions:
         counts = {"how": each.how, "bad_steps": each.bad_steps, "steps": each.steps}
-        about[each.name] = {"task": each.example.id, "reward": each.reward, **counts}
+        leaves = {"good": each.pair.good, "bad": each.pair.bad}
+        about[each.name] = {"task": each.example.id, "reward": each.reward, **leaves, **counts}
     rows = [
         {
             "step": step,

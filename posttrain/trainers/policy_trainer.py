@@ -108,7 +108,7 @@ class PolicyTrainer:
         self.reference = self.reference_model()
         self.encoder = PromptEncoder(self.tokenizer, self._prompt_budget())
         self.encoder.check([*train_dataset, *eval_dataset])
-        self.engine: RolloutEngine = (engine or TransformersEngineConfig()).build(model, self.run.seed)
+        self.engine: RolloutEngine = (engine or TransformersEngineConfig()).build(model_path=model, seed=self.run.seed)
 
     # ---- one step of training -----------------------------------------------------------------------------------
 

@@ -78,7 +78,7 @@ class SFTTrainer(TRLMethod):
         self.evaluations = 0
         self.engine: RolloutEngine | None = None
         if config.eval_rollouts and eval_dataset and grader is not None:
-            self.engine = (engine or TransformersEngineConfig()).build(model, self.run.seed)
+            self.engine = (engine or TransformersEngineConfig()).build(model_path=model, seed=self.run.seed)
 
     def evaluate(self) -> dict[str, float]:
         """mean@k over the held-out prompts, as the methods that sample measure it."""

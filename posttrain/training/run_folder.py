@@ -44,15 +44,16 @@ def claim_run_folder(folder: Path, job_yaml: str, resume: bool) -> None:
 
 def differences(there: Any, here: Any) -> Iterator[str]:
     """One phrase for each key with another value."""
-    first, second = dict(_leaves(there)), dict(_leaves(here))
+    first, second = dict(leaves(there)), dict(leaves(here))
     for key in [*first, *(key for key in second if key not in first)]:
         if key != "run.folder" and first.get(key) != second.get(key):
             yield f"{key} is {first.get(key, 'not set')} there and {second.get(key, 'not set')} here"
 
 
-def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """Each dotted key of nested mappings, and its value."""
     if isinstance(value, Mapping) and value:
         for key, item in value.items():
-            yield from _leaves(item, f"{name}.{key}" if name else str(key))
+            yield from leaves(item, f"{name}.{key}" if name else str(key))
     else:
         yield name, value

@@ -1,6 +1,9 @@
 """ScienceWorld through its simulator, where that is installed."""
 
+import os
 import shutil
+import signal
+import subprocess
 import sys
 from importlib.util import find_spec
 from typing import Any
@@ -8,6 +11,7 @@ from typing import Any
 import pytest
 
 from posttrain.agents.environment import ACTION, WITHOUT_ACTION
+from posttrain.agents.environment_pool import EnvironmentPool, EnvironmentsConfig, Position
 from posttrain.agents.live_environments import LiveEnvironments
 from posttrain.agents.scienceworld import ScienceWorldConfig, Simulator, simulator_of_this_process
 from posttrain.errors import JobError
@@ -48,6 +52,54 @@ def test_the_solution_solves_its_task_again_and_again() -> None:
     assert episodes[0][-1].reward == 1.0 and episodes[0][-1].done
     assert 0 < episodes[0][-2].reward < 1 and not episodes[0][-2].done
     assert all(episode == episodes[0] for episode in episodes)
+
+
+@needs_simulator
+@pytest.mark.slow
+def test_a_world_is_taken_over_and_remembers_nothing() -> None:
+    live, config = LiveEnvironments(), ScienceWorldConfig(max_steps=3)
+    actions = ("open door to hallway", "go to hallway", "look around")
+    simulator_of_this_process().idle.clear()
+    fresh = ask(live, config, *actions)
+    assert fresh["done"] and len(simulator_of_this_process().idle) == 1  # the episode is over, its world is free
+    other = ScienceWorldConfig().build()
+    other.reset("scienceworld/boil/3", 0)
+    other.step(f"{ACTION} open door to hallway")
+    assert simulator_of_this_process().idle == []
+    other.close()
+    other.close()
+    assert len(simulator_of_this_process().idle) == 1
+    assert ask(live, config, *actions) == fresh
+
+
+@needs_simulator
+@pytest.mark.slow
+def test_a_killed_simulator_costs_one_rollout_at_most_and_instances_run_in_parallel() -> None:
+    settings = {"environment": {"type": "scienceworld"}, "workers": 2, "deadline_s": 120}
+    pool = EnvironmentPool(EnvironmentsConfig.model_validate(settings))
+    starts = [Position(LAMP, 0, (f"{ACTION} {action}",)) for action in ("look around", "inventory", "wait1", "task")]
+    before = pool.at(starts)
+    assert not any(result.failed for result in before)
+    simulators = simulators_of_workers()
+    assert len(simulators) == 2
+    os.kill(simulators[0], signal.SIGKILL)
+    further = [start.after(f"{ACTION} inventory") for start in starts]
+    after = pool.at(further)
+    assert sum(bool(result.failed) for result in after) <= 1
+    assert all(result.failed or result.observation.startswith("In your inventory") for result in after)
+    assert pool.at(starts) == before
+    pool.close()
+
+
+def simulators_of_workers() -> list[int]:
+    """The Java processes of this process's worker processes."""
+    listed = subprocess.run(["ps", "-eo", "pid=,ppid=,comm="], capture_output=True, text=True, check=True).stdout
+    rows = [
+        (int(pid), int(parent), name.strip())
+        for pid, parent, name in (line.split(None, 2) for line in listed.splitlines())
+    ]
+    workers = {pid for pid, parent, _ in rows if parent == os.getpid()}
+    return [pid for pid, parent, name in rows if name == "java" and parent in workers]
 
 
 @needs_simulator

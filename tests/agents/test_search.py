@@ -25,7 +25,7 @@ def trees_of(task: EnvironmentTask, **settings: Any) -> list[tuple[Example, Tree
 
 def grow(engine: EnvironmentEngine, trees: list[tuple[Example, Tree]], folder: Path, temperature: float = 1.0) -> None:
     sampling = Sampling(temperature=temperature, max_completion_tokens=3)
-    TreeSearch(engine.engine, engine.pool, trees, sampling, folder).run()
+    TreeSearch(engine.engine, engine.pool, dict(enumerate(trees)), sampling, folder).run()
 
 
 def shape(tree: Tree) -> list[tuple[Any, ...]]:
@@ -95,9 +95,24 @@ def test_trees_of_other_settings_are_refused(parity: EnvironmentEngine, task: En
         grow(parity, trees_of(task, iterations=2), tmp_path)
 
 
+def test_a_failing_environment_costs_its_children_alone(
+    task_of: Any, parity: EnvironmentEngine, tmp_path: Path
+) -> None:
+    failing = task_of("Failing")
+    trees = [pair for pair in trees_of(failing, iterations=2) if pair[1].start.task_id != "hang"]
+    TreeSearch(parity.engine, failing._pool, trees, Sampling(max_completion_tokens=3), tmp_path).run()
+    of_task = {tree.start.task_id: tree for _, tree in trees}
+    for how in ("raise", "nan", "high", "no text", "die", "says"):
+        tree = of_task[how]
+        assert tree.finished and len(tree.nodes) == 1 and 1 <= tree.failures <= 3  # equal turns count once
+        assert leaf_rollouts("r", trees[0][0], tree, parity.encoder, 0) == []
+    assert {of_task["negative"].nodes[leaf].result.reward for leaf in of_task["negative"].leaves()} == {0.0}
+    assert of_task["negative"].failures == of_task["fine"].failures == 0 and of_task["fine"].walks == 2
+
+
 def test_where_the_context_ends_a_way_ends(task_of: Any, parity: EnvironmentEngine, tmp_path: Path) -> None:
     endless = task_of("Endless")
     trees = trees_of(endless, iterations=2, children=1)[:1]
-    TreeSearch(parity.engine, endless._pool, trees, Sampling(max_completion_tokens=3), tmp_path).run()
+    TreeSearch(parity.engine, endless._pool, dict(enumerate(trees)), Sampling(max_completion_tokens=3), tmp_path).run()
     assert trees[0][1].finished and not trees[0][1].leaves()
     assert max(node.depth for node in trees[0][1].nodes) >= 3

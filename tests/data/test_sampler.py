@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from posttrain.data.pass_rate import PassRateBucket, filter_by_pass_rate, repeat_by_pass_rate
 from posttrain.data.sampler import ExampleSampler
-from posttrain.data.skills import examples_of_skills
 from posttrain.errors import DataError
 from posttrain.types import Example
 
@@ -106,12 +105,4 @@ def test_the_range_of_pass_rates_is_closed() -> None:
 @pytest.mark.parametrize("rate", [None, "0.5", 1.5, -0.1, True, float("nan")])
 def test_a_pass_rate_that_is_none(rate: object) -> None:
     with pytest.raises(DataError, match="not a number from 0 to 1"):
-        repeat_by_pass_rate([with_rate(rate)], [])
-
-
-def test_examples_of_skills() -> None:
-    train = [
-        Example(id=name, prompt="p", metadata=each)
-        for name, each in zip("xyz", ({"skill": "carry"}, {"skill": "plain"}, {}), strict=True)
-    ]
-    assert ids(examples_of_skills(train, {"carry"})) == ["x"]
+        repeat_by_pass_rate([with_rate(rate)])

@@ -2,8 +2,10 @@
 
 import pytest
 
-from posttrain.evaluation.agents import evaluate_agents, has_loop, turns_of
+from posttrain.agents.reflection import REVISION_THOUGHTS
+from posttrain.evaluation.agents import bad_steps_before_revision, evaluate_agents, has_loop, turns_of
 from posttrain.evaluation.evaluator import evaluate
+from posttrain.rewards.scoring.check import wilson
 from posttrain.types import Example, Rollout, RolloutGroup
 
 
@@ -59,3 +61,34 @@ def test_success_recovery_and_their_intervals() -> None:
 
 def test_without_injected_mistakes_there_is_no_recovery() -> None:
     assert "eval/recovery" not in evaluate_agents([group("a", [1.0])])
+
+
+def test_steps_up_to_a_revision_thought() -> None:
+    thought = f"{REVISION_THOUGHTS[3]}\nAction: wait"
+    assert bad_steps_before_revision([thought, "Action: go"]) == 1  # the mistake alone
+    assert bad_steps_before_revision(["Action: go", "Action: go", thought]) == 3
+    assert bad_steps_before_revision(["Action: go"]) is None
+    groups = [group(name, [0.0, 1.0]) for name in "ab"]
+    groups += [group(f"{name}+", [0.0, 1.0], mistake_in=name) for name in "ab"]
+    assert evaluate_agents(groups)["eval/revised"] == 0 and "eval/revision_length" not in evaluate_agents(groups)
+    groups[0].rollouts[0].turns = [thought]  # without a mistake nothing is known to be bad
+    groups[2].rollouts[1].turns = ["Action: go", thought]
+    groups[3].rollouts[0].turns = [thought]
+    found = evaluate_agents(groups)
+    assert found["eval/revised"] == 0.5 and found["eval/revision_length"] == 1.5
+
+
+def test_types_of_tasks_apart() -> None:
+    groups = [
+        group("a", [1.0, 1.0], task_id="lab/boil/1"),
+        group("b", [1.0, 0.0], task_id="lab/boil/2"),
+        group("c", [0.0, 0.0], task_id="lab/melt/1"),
+        group("a+", [0.0, 1.0], task_id="lab/boil/1", mistake_in="a"),
+    ]
+    found = evaluate_agents(groups)
+    assert (found["eval/success/lab/boil"], found["eval/success/lab/melt"]) == (0.75, 0.0)
+    assert found["eval/recovery/lab/boil"] == 0.5 and "eval/recovery/lab/melt" not in found
+    low, high = wilson(0.75, 2)
+    assert (found["eval/success/lab/boil_low"], found["eval/success/lab/boil_high"]) == (low, high)
+    assert found["eval/success/lab/melt_high"] == wilson(0.0, 1)[1] < 1
+    assert not any("lab" in name for name in evaluate_agents(groups[:2]))  # one type is the whole

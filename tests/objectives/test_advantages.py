@@ -13,7 +13,6 @@ from posttrain.objectives.advantages import (
     centre,
     group_normalised,
     leave_one_out,
-    reinforce,
     z_score,
 )
 
@@ -118,7 +117,5 @@ def test_a_group_of_fewer_than_two_and_a_group_without_spread_give_zeros(functio
     assert function(float64(2.0, 2.0, 2.0)).tolist() == [0.0, 0.0, 0.0]
 
 
-def test_centre_and_reinforce() -> None:
+def test_centre() -> None:
     assert_equal(centre(float64(1, 2, 6)), -2.0, -1.0, 3.0)
-    assert_equal(reinforce(float64(1, 2, 6)), 1.0, 2.0, 6.0)
-    assert_equal(reinforce(float64(1, 2, 6), baseline=2.5), -1.5, -0.5, 3.5)

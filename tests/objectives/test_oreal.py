@@ -11,7 +11,6 @@ from posttrain.objectives.oreal import (
     LossNormalizer,
     OREALCounts,
     OREALTerms,
-    best_of_n_factor,
     negative_shaping,
     oreal_loss,
     outcome_bce,
@@ -199,36 +198,6 @@ class TestOutcomeLoss:
         assert_equal(scores, 0.125, -0.1354166667, -0.0104166667, 0.3854166667, 0.125, -0.1354166667, -0.53125)
         assert_equal(outcome_token_weights(scores[:4], positive=True), 0.0624187467, 0, 0, 0.0455413929)
         assert_equal(outcome_token_weights(scores[4:], positive=False), 0, 0.0026041608, 0.0900333177)
-
-
-class TestBestOfN:
-    @pytest.mark.parametrize(
-        ("p", "n", "correct", "wrong", "correct_mass", "wrong_mass"),
-        [
-            (0.5, 4, 1.875, 0.125, 0.9375, 0.0625),
-            (0.3, 4, 2.533, 0.343, 0.7599, 0.2401),
-            (0.05, 16, 11.1974666270, 0.4632912302, 0.5598733313, 0.4401266687),
-        ],
-    )
-    def test_factors(
-        self, p: float, n: int, correct: float, wrong: float, correct_mass: float, wrong_mass: float
-    ) -> None:
-        assert best_of_n_factor(p, n) == pytest.approx((correct, wrong), abs=1e-9)
-        masses = (p * best_of_n_factor(p, n)[0], (1 - p) * best_of_n_factor(p, n)[1])
-        assert masses == pytest.approx((correct_mass, wrong_mass), abs=1e-9)
-
-    def test_limits(self) -> None:
-        assert best_of_n_factor(0.0, 4) == (4.0, 1.0)
-        assert best_of_n_factor(1.0, 4) == (1.0, 0.0)
-        assert best_of_n_factor(0.3, 1) == pytest.approx((1.0, 1.0))
-
-    @pytest.mark.parametrize(("n", "bound"), [(1, 0.0), (2, 0.1931471806), (4, 0.6362943611), (16, 1.8350887222)])
-    def test_divergence_stays_below_that_of_a_continuous_reward(self, n: int, bound: float) -> None:
-        """KL(best of n || pi) = log n - (n - 1) / n where no two rewards are equal; ties only lower it."""
-        assert math.log(n) - (n - 1) / n == pytest.approx(bound, abs=1e-9)
-        for p in (0.01, 0.05, 0.3, 0.5, 0.9):
-            factors = zip(best_of_n_factor(p, n), (p, 1 - p), strict=True)
-            assert sum(mass * factor * math.log(factor) for factor, mass in factors) <= bound + 1e-12
 
 
 class TestEqualsRLOO:

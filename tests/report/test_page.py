@@ -15,7 +15,8 @@ import pytest
 from posttrain.report.page import write_report
 from posttrain.training.run_log import RunLog, read_rollouts
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+BROWSERS = ("chromium", "chromium-headless-shell", "chromium-browser", "google-chrome")
+CHROMIUM = next(filter(None, map(shutil.which, BROWSERS)), None)
 HOSTILE = "</script><img src=x onerror=\"document.title='broken'\"><!-- <script> & \u2028 '\"` ${1+1}"
 
 

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 import zlib
 from contextlib import closing
 from pathlib import Path
@@ -149,3 +150,23 @@ def test_the_browser_shows_both_sides_and_the_reference(tmp_path: Path) -> None:
         drawn = page.split(f'<section aria-label="{section}"')[1].split("</section>")[0]
         assert all(f"<h3>{chart}</h3>" in drawn for chart in charts), section
     assert "malformed<b>" in page and "constant<b>" in page and "own<b>" in page and "hybrid<b>" in page
+
+
+@needs_browser
+def test_an_episode_is_read_turn_by_turn(tmp_path: Path) -> None:
+    episode = rollout(["Hm.", "\n", "Act", "ion:", " go", "<|im_end|>"], 1.0, 1.0)
+    for tokens, origin in (["\n", "<|im_start|>", "user\n", "no", HOSTILE], 3), (["Action: stop"], 1):
+        episode["tokens"] += tokens
+        episode["origin"] += [origin] * len(tokens)
+    episode |= {"weights": [0.5] * 12, "logprobs": [-0.5] * 12, "text": ""}
+    page, _, _ = rendered(write_report(logged(tmp_path, group([episode])))).partition("<script")
+    read = page.split('<ol class="turns text">')[1].split("</ol>")[0]
+    parts = [
+        (part.partition('"')[0], re.findall(r'data-token="(\d+)"', part)) for part in read.split('<li class="')[1:]
+    ]
+    assert parts == [
+        ("thought", ["0", "1"]), ("action", ["2", "3", "4", "5"]), ("observation", ["6", "7", "8", "9", "10"]),
+        ("action", ["11"]),
+    ]  # fmt: skip
+    assert [int(number) for number in re.findall(r'class="token markup" [^>]*data-token="(\d+)"', read)] == [5, 6, 7, 8]
+    assert re.findall(r'class="who"><b>(\d*)', read) == ["1", "", "", "2"]

@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
+import pytest
 from transformers import AutoTokenizer
 
 from posttrain.data.chat import PromptEncoder
+from posttrain.errors import DataError
 from posttrain.tasks.environment import EnvironmentTask, EnvironmentTaskConfig
 
 
@@ -32,3 +34,15 @@ def test_a_mistake_is_a_prompt_that_the_policy_could_have_come_to(tiny_model_fol
     task = EnvironmentTask(without)
     assert len(task.eval_examples()) == 8
     task._pool.close()
+
+
+@pytest.mark.parametrize(
+    ("environment", "unknown"),
+    [("vault", "vault/x"), ("vault", "crafting/1"), ("crafting", "crafting/"), ("workplace", "workplace/odd/1")],
+)
+def test_an_unknown_task_is_named(environment: str, unknown: str) -> None:
+    data = {"environment": {"type": environment}, "train_tasks": [unknown], "workers": 1}
+    task = EnvironmentTask(EnvironmentTaskConfig.model_validate(data))
+    with pytest.raises(DataError, match=f"task '{unknown}' does not begin: .*KeyError"):
+        task.train_examples()
+    task.close()

@@ -1,7 +1,12 @@
 """Agent-R end to end on a small vault: what is trained, what is kept, and what is said where nothing is found."""
 
+import base64
 import json
 import logging
+import os
+import subprocess
+import sys
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,10 +20,12 @@ from posttrain.compare.plan import load_comparison, plan_runs
 from posttrain.data.tiny_model import TinyModelConfig, create_tiny_model
 from posttrain.errors import JobError, TrainingDiverged
 from posttrain.job import Job, load_job
+from posttrain.report.searches import searches
 from posttrain.trainers.agent_r import GENERAL, GOOD, AgentRTrainer
 from posttrain.trainers.agent_r_config import AgentRConfig
 from posttrain.trainers.sft_config import SFTConfig
 from posttrain.training.packing import collate
+from posttrain.training.run_log import read_metrics
 from posttrain.types import Origin
 
 WORDS = Path(__file__).parents[2] / "recipes" / "agent_r" / "words.txt"
@@ -60,10 +67,8 @@ def cloned(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def make(cloned: Path, tmp_path: Path) -> Iterator[Callable[..., AgentRTrainer]]:
-    made: list[AgentRTrainer] = []
-
-    def build(folder: str = "run", data: dict[str, Any] | None = None, **keys: Any) -> AgentRTrainer:
+def job_of(cloned: Path, tmp_path: Path) -> Callable[..., Job[AgentRConfig]]:
+    def load(folder: str = "run", data: dict[str, Any] | None = None, **keys: Any) -> Job[AgentRConfig]:
         reflection = {"alpha": [1.0], "judge": "oracle", "on_replay_failure": "recover", **keys.pop("reflection", {})}
         settings = {
             "steps": 1,
@@ -75,7 +80,7 @@ def make(cloned: Path, tmp_path: Path) -> Iterator[Callable[..., AgentRTrainer]]
             "reflection": reflection,
             **keys,
         }
-        job = Job[AgentRConfig].model_validate(
+        return Job[AgentRConfig].model_validate(
             {
                 "method": "agent_r",
                 "model": {"path": str(cloned)},
@@ -84,7 +89,16 @@ def make(cloned: Path, tmp_path: Path) -> Iterator[Callable[..., AgentRTrainer]]
                 "run": {"folder": str(tmp_path / folder)},
             }
         )
-        made.append(build_trainer(job, cloned))
+
+    return load
+
+
+@pytest.fixture
+def make(cloned: Path, job_of: Callable[..., Job[AgentRConfig]]) -> Iterator[Callable[..., AgentRTrainer]]:
+    made: list[AgentRTrainer] = []
+
+    def build(*arguments: Any, **keys: Any) -> AgentRTrainer:
+        made.append(build_trainer(job_of(*arguments, **keys), cloned))
         return made[-1]
 
     yield build
@@ -94,6 +108,12 @@ def make(cloned: Path, tmp_path: Path) -> Iterator[Callable[..., AgentRTrainer]]
 
 def rows_of(trainer: AgentRTrainer) -> list[dict[str, Any]]:
     return list(map(json.loads, (trainer.folder / "iterations" / "step_000000.jsonl").read_text().splitlines()))
+
+
+def shown_ways(folder: Path) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """The trees of the run page, each with each of its ways."""
+    trees = [json.loads(zlib.decompress(base64.b64decode(tree["data"]))) for tree in searches(folder)[0]["trees"]]
+    return [(tree, way) for tree in trees for way in tree["ways"]]
 
 
 def test_an_iteration_trains_on_revisions_and_good_ways(make: Callable[..., AgentRTrainer]) -> None:
@@ -135,6 +155,14 @@ def test_an_iteration_trains_on_revisions_and_good_ways(make: Callable[..., Agen
             assert row["how"] in ("spliced", "recovered") and 1 <= row["bad_steps"] <= row["steps"]
             revised = [part for part in row["parts"] if part["origin"] == "revision"]
             assert len(revised) == 1 and revised[0]["trained"] and "Action: wait" in revised[0]["text"]
+    ways = shown_ways(trainer.folder)
+    assert sum("bad" in way for _, way in ways) == sum(row["objective"] == "revision" for row in rows) > 0
+    for tree, way in ways:
+        nodes = dict(zip(tree["kept"], tree["nodes"], strict=True))
+        assert nodes[way["good"]][5] == 1.0
+        if "bad" in way:  # the last turn before the revision is that of the node where the bad way is left
+            before = "".join(way["tokens"][: way["origin"].index(int(Origin.REVISION))]).split("<|assistant|>")[-2]
+            assert before.startswith(nodes[way["left"]][1]) and nodes[way["bad"]][5] < 1.0
 
 
 @pytest.mark.parametrize("action", ["wait", "none"])
@@ -221,6 +249,33 @@ def test_no_pair_is_explained(make: Callable[..., AgentRTrainer], caplog: pytest
     assert "no pair" in caplog.text and "of a good and a bad way. Of 6 tasks" in caplog.text
     with pytest.raises(TrainingDiverged, match=r"trainer\.reflection\.beta"):
         make("other", reflection={"beta": 1.0}, train_on="revisions_only").train_step()
+
+
+def test_a_search_too_small_for_a_pair_says_so(make: Callable[..., AgentRTrainer]) -> None:
+    search = {"iterations": 1, "children": 1, "max_depth": 7, "in_flight": 1}
+    with pytest.raises(TrainingDiverged, match=r"no pair of a good and a bad way.* more trainer\.search\.iterations"):
+        make(search=search, train_on="revisions_only").train_step()
+
+
+def test_two_ranks_find_what_one_finds(
+    make: Callable[..., AgentRTrainer], job_of: Callable[..., Job[AgentRConfig]], tmp_path: Path
+) -> None:
+    alone, folder = make("alone", minibatches_per_step=2), tmp_path / "shared"
+    alone.train()
+    (tmp_path / "job.yaml").write_text(job_of("shared", minibatches_per_step=2).model_dump_json())
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    finished = subprocess.run(
+        [*command, "-m", "posttrain", "train", str(tmp_path / "job.yaml")],
+        env={**os.environ, "ACCELERATE_USE_CPU": "true"}, capture_output=True, text=True, timeout=600,
+    )  # fmt: skip
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    assert [len(list((folder / "trees" / "iteration_0").glob(f"rank{rank}/*.jsonl"))) for rank in (0, 1)] == [3, 3]
+    rows = [(each / "iterations" / "step_000000.jsonl").read_text() for each in (alone.folder, folder)]
+    assert rows[0] == rows[1] and rows[0].count('"objective": "revision"') > 0
+    one, two = (next(m for m in read_metrics(each) if "policy/loss" in m) for each in (alone.folder, folder))
+    found = {name: value for name, value in one.items() if name.startswith("agent_r/")}
+    assert found["agent_r/pairs"] > 0 and found.items() <= two.items()
+    assert two["policy/loss"] == pytest.approx(one["policy/loss"], rel=1e-4)
 
 
 def test_alpha_follows_the_iteration(make: Callable[..., AgentRTrainer]) -> None:

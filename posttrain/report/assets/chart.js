@@ -5,10 +5,10 @@ const MARGIN = { top: 8, right: 12, bottom: 22, left: 44 };
 /**
  * A chart in a figure.
  *
- * @param spec {title, about, series: [{values, label, colour, band?, errors?, sparse?}], stacked?, exact?, fromZero?, unitRange?,
+ * @param spec {title, about, series: [{values, label, colour, band?, bars?, sparse?}], stacked?, exact?, fromZero?, unitRange?,
  *   wide?, tall?}
- *   `values` has one number or null for each entry of `steps`; `band` and `errors` are half-widths around
- *   them; `exact` is not smoothed.
+ *   `values` has one number or null for each entry of `steps`; `band` has half-widths around them, `bars` the ends of
+ *   intervals, [low, high] or null; `exact` is not smoothed.
  * @param onHover called with an index into `steps`, or null.
  */
 class Chart {
@@ -123,12 +123,12 @@ class Chart {
   range(lines) {
     if (this.spec.unitRange) return [0, 1];
     let low = Infinity, high = -Infinity;
-    for (const { values, band, errors } of lines) {
+    for (const { values, band, bars } of lines) {
       values.forEach((value, index) => {
         if (value === null) return;
-        const spread = (band ?? errors)?.[index] ?? 0;
-        low = Math.min(low, value - (this.log ? 0 : spread));
-        high = Math.max(high, value + spread);
+        const spread = band?.[index] ?? 0, bar = bars?.[index] ?? [value, value];
+        low = Math.min(low, value - (this.log ? 0 : spread), this.log ? value : bar[0]);
+        high = Math.max(high, value + spread, bar[1]);
       });
     }
     if (this.log) return [low / 1.1, high * 1.1];
@@ -187,20 +187,16 @@ class Chart {
     if (values !== line.values) group.append(makeSvg("path", { class: "raw", d: path(points(line.values)), stroke: line.colour }));
     const drawn = points(values);
     group.append(makeSvg("path", { class: "curve", d: path(drawn), stroke: line.colour }));
-    if (line.errors) group.append(makeSvg("path", { class: "errors", d: this.bars(line), stroke: line.colour }));
+    if (line.bars) group.append(makeSvg("path", { class: "errors", d: this.bars(line), stroke: line.colour }));
     if (drawn.length < 2 || (line.sparse && drawn.length <= 60)) {
       group.append(...drawn.map(([x, y]) => makeSvg("circle", { class: "dot", cx: x, cy: y, r: drawn.length > 20 ? 2.5 : 3.5, fill: line.colour })));
     }
     return group;
   }
 
-  bars({ values, errors }) {
-    const bar = (value, index) => {
-      if (value === null || !errors[index]) return "";
-      const x = this.x(this.steps[index]).toFixed(1);
-      return `M${x} ${this.y(value - errors[index]).toFixed(1)}V${this.y(value + errors[index]).toFixed(1)}`;
-    };
-    return values.map(bar).join("");
+  bars({ bars }) {
+    const line = (bar, index) => (bar ? `M${this.x(this.steps[index]).toFixed(1)} ${this.y(bar[0]).toFixed(1)}V${this.y(bar[1]).toFixed(1)}` : "");
+    return bars.map(line).join("");
   }
 
   marker() {

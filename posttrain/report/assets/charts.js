@@ -4,17 +4,35 @@
 const COLOURS = [1, 2, 3, 4, 5, 6].map((number) => `var(--series-${number})`);
 const QUANTITIES = ["accuracy", "entropy", "fraction", "length", "loss", "ratio", "reward", "rollouts", "score"];
 const HOMES = { reward: "Learning", completion: "Completions", time: "Speed" }; // sections not named by their prefix
-const PHASES = ["generate", "score", "update", "sync", "other"];
+const PHASES = ["generate", "score", "update", "sync", "revise", "other"];
 
 /** The sections of the page: [{title, charts: [spec], constants: [{title, value}]}]. */
 function sectionsOf(data) {
   const left = new Set(Object.keys(data.series).filter((name) => data.series[name].some((value) => value !== null)));
   const take = (...names) => names.filter((name) => left.delete(name));
   const lines = (labels) => take(...Object.keys(labels)).map((name, index) => series(data, name, labels[name], COLOURS[index]));
+  const shares = (labels) => lines(labels).map((one) => ({ ...one, bars: between(data, take(`${one.name}_low`), take(`${one.name}_high`)) }));
   const one = (name, title, about, more = {}) => ({ title, about, series: lines({ [name]: title }), ...more });
 
   const sections = [
     { title: "Learning", charts: [rewardChart(data, take, lines), partsChart(data, left, take), { title: "Rewards that failed", about: "share of rollouts", fromZero: true, series: lines({ "reward/error_fraction": "training", "eval/error_fraction": "held-out" }) }] },
+    {
+      title: "Agent",
+      charts: [
+        { title: "Success and recovery", about: "share of held-out episodes solved, also after a mistake put in · bars: 95 %", unitRange: true, wide: true, series: shares({ "eval/success": "success", "eval/recovery": "after a mistake" }) },
+        { title: "Loops", about: "share of held-out episodes that repeat a turn three times · bars: 95 %", fromZero: true, series: shares({ "eval/loops": "loops" }) },
+        costOfMistakes(data, take, lines),
+        one("eval/steps", "Turns", "of a held-out episode", { fromZero: true }),
+      ],
+    },
+    {
+      title: "AGENT-R",
+      charts: [
+        { title: "Pairs of a good and a bad way", about: "what became of them, as shares", fromZero: true, stacked: true, wide: true, series: lines({ "agent_r/spliced": "spliced", "agent_r/recovered": "recovered", "agent_r/failed": "failed", "agent_r/too_long": "too long" }) },
+        transitionChart(data, take, lines),
+        one("agent_r/pairs", "Pairs", "in an iteration", { fromZero: true }),
+      ],
+    },
     {
       title: "Completions",
       charts: [
@@ -65,15 +83,38 @@ function rewardChart(data, take, lines) {
   const [spread] = take("reward/std_in_group");
   const [standardError] = take("eval/standard_error");
   const accuracy = shown.find((one) => one.name === "eval/accuracy");
-  if (accuracy && standardError) accuracy.errors = data.series[standardError];
+  if (accuracy && standardError) accuracy.bars = around(accuracy.values, data.series[standardError]);
   const reward = shown.find((one) => one.name === "reward/mean");
   if (reward && spread) reward.band = data.series[spread];
   const known = shown.flatMap((one) => one.values).filter((value) => value !== null);
   const low = Math.min(...known), high = Math.max(...known);
   const about = ["mean of a step"];
   if (reward?.band) about.push("band: standard deviation within a group");
-  if (accuracy?.errors) about.push("bars: standard error");
+  if (accuracy?.bars) about.push("bars: standard error");
   return { title: "Reward", about: about.join(" · "), series: shown, unitRange: low >= 0 && high > 0.5 && high <= 1, fromZero: low >= 0, wide: true };
+}
+
+/** For each step the ends of an interval, given the names of its lower and its upper one; undefined without them. */
+function between(data, [low], [high]) {
+  return low && high ? data.series[low].map((value, index) => (value === null ? null : [value, data.series[high][index]])) : undefined;
+}
+
+/** Intervals of half-width `errors` around `values`. */
+function around(values, errors) {
+  return values.map((value, index) => (value === null || !errors[index] ? null : [value - errors[index], value + errors[index]]));
+}
+
+function costOfMistakes(data, take, lines) {
+  const [cost] = lines({ "eval/mistake_cost": "cost" }), [error] = take("eval/mistake_cost_error");
+  if (cost && error) cost.bars = around(cost.values, data.series[error]);
+  return { title: "Cost of a mistake", about: "success lost by it · bars: standard error", fromZero: true, series: cost ? [cost] : [] };
+}
+
+function transitionChart(data, take, lines) {
+  const shown = lines({ "agent_r/transition_q2": "median", "agent_r/transition_at_end": "share at the end" });
+  const quartiles = between(data, take("agent_r/transition_q1"), take("agent_r/transition_q3"));
+  if (shown[0]?.name === "agent_r/transition_q2") shown[0].bars = quartiles;
+  return { title: "Where the bad way is left", about: "share of its steps kept · bars: quartiles", unitRange: true, series: shown };
 }
 
 function partsChart(data, left, take) {

@@ -1,4 +1,4 @@
-// The page: theme, curves, samples.
+// The page: theme, curves, searches, samples.
 
 const data = JSON.parse(document.getElementById("data").textContent);
 const charts = [];
@@ -8,22 +8,13 @@ function main() {
   notices();
   if (data.steps.length) curves();
   else document.getElementById("curves").append(make("section", {}, make("p", { class: "empty" }, "No step has been logged yet.")));
+  if (data.searches.length) new TreeBrowser(data.searches, document.getElementById("searches"));
+  else document.getElementById("searches").remove();
   const host = document.getElementById("samples");
   if (data.samples.length) new SampleBrowser(data.samples, host);
   else host.append(make("p", { class: "empty" }, "No rollouts were logged: trainer.log_rollouts_every says how often they are."));
   contents();
   colourKeys(document.getElementById("job"));
-}
-
-function theme() {
-  const root = document.documentElement, button = document.getElementById("theme");
-  const asked = new URLSearchParams(location.search).get("theme");
-  const set = (name) => {
-    root.dataset.theme = name;
-    button.textContent = name === "dark" ? "Light" : "Dark";
-  };
-  set(asked ?? (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light"));
-  button.addEventListener("click", () => set(root.dataset.theme === "dark" ? "light" : "dark"));
 }
 
 function notices() {

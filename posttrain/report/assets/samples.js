@@ -1,29 +1,17 @@
 // The sample browser: step, groups, and their rollouts by rank, those the policy was pushed towards beside the others.
-// Every token is coloured by its weight, its origin, or the longest n-gram around it that the closest reference has.
 
-const ORIGINS = ["prompt", "policy", "expert", "environment", "revision"];
-const ORIGIN_COLOURS = [null, null, "--expert", "--environment", "--revision"];
 const PROMPTS_SHOWN = 4; // at once, fewer where their completions have more tokens than
 const TOKENS_SHOWN = 2500;
-const MODES = {
-  weight: "how hard the token was pushed",
-  origin: "who wrote the token",
-  overlap: "n-grams that the closest reference has too",
-};
 
-class SampleBrowser {
+class SampleBrowser extends TokenView {
   constructor(steps, host) {
+    super(["weight", "origin", "overlap"]);
     this.steps = steps;
     this.host = host;
     this.place = steps.length - 1;
     this.group = Math.max(0, steps[this.place].groups.findIndex((group) => group.pushed.some(Boolean)));
-    this.mode = "weight";
-    this.tip = make("div", { class: "tip", role: "tooltip" });
-    document.body.append(this.tip);
     this.list = make("div", { class: "groups", role: "group", "aria-label": "Groups of this step" });
-    this.detail = make("div");
     host.append(this.bar(), make("div", { class: "browser" }, this.list, this.detail));
-    this.listen();
     this.showStep(this.place);
   }
 
@@ -31,18 +19,13 @@ class SampleBrowser {
     this.slider = make("input", { type: "range", min: 0, max: this.steps.length - 1, value: this.place, "aria-label": "Step of the samples" });
     this.slider.addEventListener("input", () => this.showStep(Number(this.slider.value)));
     this.label = make("output");
-    const modes = ["weight", "origin", "overlap"].map((mode) => {
-      const button = make("button", { type: "button", class: "quiet", "aria-pressed": String(mode === this.mode), title: MODES[mode] }, `by ${mode}`);
-      button.addEventListener("click", () => {
-        this.mode = mode;
-        for (const other of modes) other.setAttribute("aria-pressed", String(other === button));
-        this.paint();
-        this.clamp();
-      });
-      return button;
-    });
-    this.byOverlap = modes[2];
-    return make("div", { class: "samples-bar" }, make("div", { class: "stepper" }, this.label, this.slider), make("div", { class: "choice", role: "group", "aria-label": "Colour of the tokens" }, modes));
+    this.byOverlap = this.modeButtons[2];
+    return make("div", { class: "samples-bar" }, make("div", { class: "stepper" }, this.label, this.slider), this.modeChoice());
+  }
+
+  paint() {
+    super.paint();
+    this.clamp();
   }
 
   showStep(place) {
@@ -102,10 +85,8 @@ class SampleBrowser {
     this.records = records.filter((record, number) => (room -= tokens(record)) >= 0 || number === 0);
     this.items.forEach((item, number) => item.setAttribute("aria-current", String(number >= index && number < index + this.records.length)));
     this.byOverlap.hidden = !this.records.some((record) => record.references.length);
-    this.key = make("div", { class: "key" });
     this.detail.replaceChildren(this.key, ...this.records.flatMap((record, number) => this.groupElements(record, number, groups[number].example_id)));
     this.paint();
-    this.clamp();
     if (this.byOverlap.hidden && this.mode === "overlap") this.byOverlap.parentNode.firstChild.click();
   }
 
@@ -187,111 +168,9 @@ class SampleBrowser {
   }
 
   completion(rollout, place) {
-    const cut = rollout.tokens.length - Math.min(400, rollout.tokens.length);
-    const nodes = rollout.tokens.flatMap((text, index) => {
-      const token = make("span", { class: "token", "data-rollout": place, "data-token": index }, visible(text));
-      if (!rollout.left_out || index !== cut) return [token];
-      return [make("span", { class: "left-out" }, `\n… ${rollout.left_out.toLocaleString("en")} tokens left out …\n`), token];
-    });
-    return make("div", {}, make("h4", {}, "Completion"), make("div", { class: "text" }, nodes));
+    const tokens = this.tokens(rollout, place);
+    return make("div", {}, make("h4", {}, "Completion"), tokens);
   }
-
-  paint() {
-    const rollouts = this.records.flatMap((record) => record.rollouts);
-    const largest = rollouts.flatMap((rollout) => rollout.weights).reduce((most, weight) => Math.max(most, Math.abs(weight ?? 0)), 0);
-    this.detail.dataset.mode = this.mode;
-    for (const token of this.detail.querySelectorAll(".token")) {
-      const { weight, origin, overlap } = this.facts(token);
-      token.style.background = { weight: () => weightColour(weight, largest), origin: () => originColour(origin), overlap: () => overlapColour(overlap) }[this.mode]();
-    }
-    this.key.replaceChildren(...{ weight: () => weightKey(largest), origin: () => originKey(rollouts), overlap: overlapKey }[this.mode]());
-  }
-
-  facts(token) {
-    const [group, rank] = token.dataset.rollout.split(".").map(Number);
-    const rollout = this.records[group].rollouts[rank];
-    const at = (values) => (Array.isArray(values) ? values[Number(token.dataset.token)] : values) ?? null;
-    return { text: at(rollout.tokens), weight: at(rollout.weights), logprob: at(rollout.logprobs), origin: at(rollout.origin), overlap: at(rollout.overlap) };
-  }
-
-  listen() {
-    const leave = () => {
-      this.under?.classList.remove("under");
-      this.under = null;
-      this.tip.classList.remove("shown");
-    };
-    this.detail.addEventListener("pointerover", (event) => {
-      const token = event.target.closest(".token");
-      leave();
-      if (!token) return;
-      this.under = token;
-      token.classList.add("under");
-      this.describe(token);
-    });
-    this.detail.addEventListener("pointerleave", leave);
-    addEventListener("scroll", leave, { passive: true });
-  }
-
-  describe(token) {
-    const { text, weight, logprob, origin, overlap } = this.facts(token);
-    const sampled = origin === 1;
-    const rows = [
-      weight === null ? "not trained" : `weight ${minus(String(weight))}`,
-      sampled && logprob !== null ? `log p ${minus(String(logprob))} (${formatNumber(100 * Math.exp(logprob))} %)` : null,
-      ORIGINS[origin],
-      overlap ? `in ${ORDERS[overlap]} of the reference` : null,
-    ];
-    this.tip.replaceChildren(make("code", {}, JSON.stringify(text)), make("span", {}, rows.filter(Boolean).join(" · ")));
-    this.tip.classList.add("shown");
-    const box = token.getClientRects()[0], own = this.tip.getBoundingClientRect();
-    const below = box.bottom + 8 + own.height < innerHeight;
-    this.tip.style.left = `${Math.max(8, Math.min(box.left, innerWidth - own.width - 8))}px`;
-    this.tip.style.top = `${below ? box.bottom + 8 : box.top - own.height - 8}px`;
-  }
-}
-
-/** Show what would be invisible: the end of a line, and bytes that a later token completes. */
-function visible(text) {
-  return text.split("\n").flatMap((part, index) => (index ? [make("span", { class: "mark", "aria-hidden": "true" }, "↵"), "\n", part] : [part]));
-}
-
-function weightColour(weight, largest) {
-  if (!weight || !largest) return "";
-  const strength = 0.07 + 0.55 * (Math.abs(weight) / largest);
-  return `rgba(var(${weight > 0 ? "--push-up" : "--push-down"}), ${strength.toFixed(3)})`;
-}
-
-function originColour(origin) {
-  const name = ORIGIN_COLOURS[origin];
-  return name ? `rgba(var(${name}), 0.3)` : "";
-}
-
-function weightKey(largest) {
-  if (!largest) return [make("span", {}, "No token of this group was pushed.")];
-  const stops = [-1, -0.5, 0, 0.5, 1].map((share) => weightColour(share * largest, largest) || "transparent");
-  return [
-    make("span", {}, `down ${minus(formatNumber(-largest))}`),
-    make("span", { class: "ramp", style: `background:linear-gradient(90deg,${stops.join(",")})` }),
-    make("span", {}, `up +${formatNumber(largest)}`),
-  ];
-}
-
-function originKey(rollouts) {
-  const present = new Set(rollouts.flatMap((rollout) => [rollout.origin].flat()));
-  return ORIGINS.map((name, origin) => [name, origin])
-    .filter(([, origin]) => present.has(origin))
-    .map(([name, origin]) => make("span", {}, make("i", { style: `background:${originColour(origin) || "transparent"};border:1px solid var(--line)` }), name));
-}
-
-const ORDERS = [null, "one word", "two words", "three words", "four words or more"];
-
-function overlapColour(order) {
-  return order ? `rgba(var(--shared), ${[0, 0.16, 0.3, 0.46, 0.64][order]})` : "";
-}
-
-function overlapKey() {
-  const orders = ORDERS.slice(1).map((words, index) => make("span", {}, make("i", { style: `background:${overlapColour(index + 1)}` }), words));
-  return [make("span", {}, "in a row, shared with the closest reference:"), ...orders];
 }
 
 /** Names and values; what is numbered is one row: precision_1, precision_2 become "precision" and "0.9 / 0.5". */
@@ -302,11 +181,4 @@ function partsOf(parts) {
     rows.set(stem, [...(rows.get(stem) ?? []), formatNumber(value)]);
   }
   return [...rows].map(([stem, values]) => [stem, values.join(" / ")]);
-}
-
-/** JSON, deflated, in base64. */
-async function unpack(data) {
-  const bytes = Uint8Array.from(atob(data), (character) => character.charCodeAt(0));
-  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
-  return JSON.parse(await new Response(stream).text());
 }

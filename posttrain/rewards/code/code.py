@@ -30,10 +30,10 @@ class CodeReward(ConfiguredReward):
     """1 for a program that passes every test of its row, else 0; or the share of the tests.
 
     The program is the last fenced block of the completion (that defines ``entry_point``, if one does), or the whole
-    completion. With HumanEval's columns it continues the prompt (or the column ``code_prompt``), unless it defines
-    ``entry_point`` itself. Its functions run in a process of their own and give the tests plain data only. With
-    ``inputs`` and ``outputs`` each input is one run, which must end with status 0 and print the output, trailing
-    white space aside; runs after one that is timed out are not tried.
+    completion. With HumanEval's columns it continues the prompt (or the column ``code_prompt``; of messages, what the
+    last one fences), unless it defines ``entry_point`` itself. Its functions run in a process of their own and give the
+    tests plain data only. With ``inputs`` and ``outputs`` each input is one run, which must end with status 0 and print
+    the output, trailing white space aside; runs after one that is timed out are not tried.
 
     Parts: ``tests_passed``, the share; ``timed_out``, 1 where the clock ended the program, which scores as wrong.
 
@@ -169,8 +169,9 @@ def tests_of(item: RewardInput) -> FunctionTests | StreamTests:
             )
         tests = [f"{tests[0]}\ncheck({entry_point})\n", *tests[1:]]
     prompt = item.example.prompt
-    stub = row.get("code_prompt") or (prompt if isinstance(prompt, str) else "")
-    return FunctionTests(list(tests), entry_point, stub)
+    if not isinstance(prompt, str):
+        prompt = "".join(block for _, _, block in _FENCED.findall(prompt[-1]["content"]))
+    return FunctionTests(list(tests), entry_point, row.get("code_prompt") or prompt)
 
 
 def extract_program(text: str, definition: re.Pattern[str] | None = None) -> str:

@@ -54,7 +54,7 @@ class EngineJudge:
     def replies(self, questions: Sequence[Conversation], sampling: Sampling, seed: int, top: int) -> list[Reply]:
         with self._lock:
             if self._engine is None:
-                self._engine = self.config.engine.build(self.config.model)
+                self._engine = self.config.engine.build(model_path=self.config.model)
             return engine_replies(self._engine, questions, sampling, seed, top)
 
     def close(self) -> None:

@@ -338,11 +338,14 @@ def test_rows_that_cannot_be_judged(reward: CodeReward, row: dict[str, Any], mes
     assert message in output.message
 
 
-def test_a_prompt_of_messages_takes_its_code_from_a_column(reward: CodeReward) -> None:
+def test_a_prompt_of_messages_takes_its_code_from_a_column_or_a_fence(reward: CodeReward) -> None:
     chat = [{"role": "user", "content": "Double it, please."}]
     with_column = function_item("    return [2 * n for n in numbers]\n", chat, code_prompt=PROMPT)
     without = function_item("def shift(n): return n + 1\n" + RIGHT, chat)
-    assert [output.score for output in reward.score([with_column, without])] == [1.0, 1.0]
+    fenced = [{"role": "user", "content": f"Complete this.\n```python\n{PROMPT}```\nPlease."}]
+    continued = function_item("    return [2 * n for n in numbers]\n", fenced)
+    whole = function_item(f"```python\n{RIGHT}```", fenced)
+    assert [output.score for output in reward.score([with_column, without, continued, whole])] == [1.0] * 4
 
 
 def test_which_block_is_the_program() -> None:

@@ -397,3 +397,22 @@ def test_solutions_that_mark_no_answer(reward: MathAnswerReward) -> None:
     most of those the solution itself states no such number."""
     cases = [(row["answer"], without_marks(row), 1) for row in rows("gsm8k/test.jsonl.gz")]
     assert len(disagreements(reward, cases)) < 0.015 * len(cases)
+
+
+def marked_answer(text: str) -> str | None:
+    """As GSM8K's authors read an answer (arXiv 2110.14168, ``grade-school-math``): a number after ####, as text."""
+    match = re.search(r"#### (-?[0-9.,]+)", text)
+    return match[1].strip().replace(",", "") if match else None
+
+
+def test_marked_answers_are_judged_as_gsm8ks_authors_do(reward: MathAnswerReward) -> None:
+    own = rows("gsm8k/test.jsonl.gz")[:300]
+    last_digit = re.compile(r"\d(?!.*\d)", re.DOTALL)
+    texts = [
+        last_digit.sub(str((int(last_digit.findall(row["answer"])[0]) + place % 3) % 10), row["answer"])
+        for place, row in enumerate(own)
+    ]
+    told = [int(marked_answer(text) == marked_answer(row["answer"])) for text, row in zip(texts, own, strict=True)]
+    assert sum(told) == 100
+    cases = [(row["answer"], text, right) for row, text, right in zip(own, texts, told, strict=True)]
+    assert disagreements(reward, cases) == []

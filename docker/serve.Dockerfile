@@ -1,0 +1,23 @@
+# The scoring API on CPUs: docker build -f docker/serve.Dockerfile -t posttrain-serve .
+#   docker run -p 8000:8000 -e POSTTRAIN_API_KEYS=secret -v "$PWD/reward_models:/rewards:ro" posttrain-serve \
+#     /rewards/math.yaml --host 0.0.0.0
+# The reward `code` isolates programs with namespaces, which a container must be allowed to make:
+#   --security-opt seccomp=unconfined --security-opt apparmor=unconfined --security-opt systempaths=unconfined
+FROM python:3.12-slim
+
+ENV PIP_NO_CACHE_DIR=1
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends libseccomp2 \
+    && rm -rf /var/lib/apt/lists/*
+
+# An index with the CPU build of torch, where the default one serves a CUDA build: --build-arg TORCH_INDEX=...
+ARG TORCH_INDEX
+COPY . /src
+RUN pip install ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} torch==2.13.0 \
+    && pip install '/src[serve,instructions]' \
+    && rm -rf /src
+
+RUN useradd --create-home scorer
+USER scorer
+EXPOSE 8000
+ENTRYPOINT ["posttrain", "serve"]

@@ -1,0 +1,142 @@
+"""A first job for a user's own data: which columns a method reads, and the commented YAML that names them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+
+import yaml
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from posttrain.data.fields import ExampleField
+from posttrain.data.rows import read_rows
+from posttrain.errors import JobError
+from posttrain.job import METHODS
+
+# What a method reads of a row beside the prompt, and the reward of a job that chooses none (None: it takes none).
+METHOD_READS: dict[str, tuple[ExampleField, ...]] = {
+    "bleuberi": ("references",),
+    "prefix_rft": ("answer", "demonstration"),
+    "sft": ("demonstration",),
+}
+NEEDS_NO_REWARD = ("agent_r", "reward_model", "sft")
+NEEDS_NO_COLUMNS = ("agent_r", "reward_model")
+
+REWARD_READS: dict[str, tuple[ExampleField, ...]] = {
+    "math_answer": ("answer",),
+    "exact_match": ("answer",),
+    "token_f1": ("answer",),
+    "bleu": ("references",),
+    "learned": (),
+    "remote": (),
+}
+REWARD_KEY = {"learned": "model", "remote": "urls"}  # what --reward-source is to them
+
+USUAL_COLUMNS: dict[ExampleField, tuple[str, ...]] = {
+    "prompt": ("prompt", "question", "problem", "instruction", "input", "query", "messages"),
+    "answer": ("answer", "target", "label", "final_answer", "output"),
+    "references": ("references", "reference", "answer", "output", "response"),
+    "demonstration": ("demonstration", "solution", "response", "output", "completion", "answer"),
+}
+
+
+@dataclass(slots=True)
+class Wishes:
+    """What the person said."""
+
+    method: str
+    model: str
+    data: str | None = None
+    columns: dict[ExampleField, str] = field(default_factory=dict)
+    reward: str | None = None
+    reward_source: str | None = None
+    preferences: str | None = None
+    environment: str | None = None
+
+
+def default_reward(method: str) -> str | None:
+    """The reward to propose: BLEU for BLEUBERI, a mathematical answer for others that take one."""
+    if method in NEEDS_NO_REWARD:
+        return None
+    return "bleu" if method == "bleuberi" else "math_answer"
+
+
+def fields_read(method: str, reward: str | None) -> tuple[ExampleField, ...]:
+    """The fields of a row that the job needs, the prompt first."""
+    if method in NEEDS_NO_COLUMNS:
+        return ()
+    of_reward = REWARD_READS.get(reward or "", ())
+    return tuple(dict.fromkeys(("prompt", *METHOD_READS.get(method, ()), *of_reward)))
+
+
+def columns_of(data: str) -> list[str]:
+    """The columns of a data file or hub dataset.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    return list(dict.fromkeys(column for row in read_rows(data) for column in row.values))
+
+
+def guess_column(name: ExampleField, columns: Sequence[str]) -> str | None:
+    """The column that usually holds field ``name``."""
+    return next((column for column in USUAL_COLUMNS.get(name, (name,)) if column in columns), None)
+
+
+def write_job(wishes: Wishes, path: Path) -> str:
+    """The commented YAML of a job.
+
+    Raises:
+        JobError: the method is not known, or something that it needs was not said.
+    """
+    missing = list(_missing(wishes))
+    if missing:
+        raise JobError(f"{wishes.method} needs {', '.join(missing)}")
+    templates = Environment(
+        loader=PackageLoader("posttrain.starter", "."), undefined=StrictUndefined, keep_trailing_newline=True
+    )
+    templates.filters["inline"] = _inline
+    return templates.get_template("job.yaml.jinja").render(
+        method=wishes.method,
+        model=wishes.model,
+        data=wishes.data,
+        file=path,
+        columns=wishes.columns,
+        preferences=wishes.preferences,
+        environment=wishes.environment,
+        reward=_reward(wishes),
+        engine="transformers" if find_spec("vllm") is None else "vllm",
+        name=path.stem,
+    )
+
+
+def _missing(wishes: Wishes) -> list[str]:
+    method = wishes.method
+    if method not in METHODS:
+        raise JobError(f"there is no method {method!r}; choose one of {', '.join(METHODS)}")
+    missing = []
+    if method == "agent_r":
+        missing += [] if wishes.environment else ["--environment"]
+    elif not wishes.data:
+        missing.append("--data")
+    if method == "urpo" and not wishes.preferences:
+        missing.append("--preferences, a file of pairs")
+    if wishes.reward in REWARD_KEY and not wishes.reward_source:
+        missing.append(f"--reward-source, the {REWARD_KEY[wishes.reward]} of {wishes.reward}")
+    fields = fields_read(method, wishes.reward)
+    return missing + [f"--{name}-column" for name in fields if name not in wishes.columns]
+
+
+def _reward(wishes: Wishes) -> str | None:
+    if wishes.reward is None:
+        return None
+    source = {}
+    if wishes.reward in REWARD_KEY:
+        key = REWARD_KEY[wishes.reward]
+        source = {key: [wishes.reward_source] if key == "urls" else wishes.reward_source}
+    return _inline({"type": wishes.reward, **source})
+
+
+def _inline(value: object) -> str:
+    """YAML on one line."""
+    return yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=1000).removesuffix("...\n").strip()
