@@ -56,7 +56,7 @@ class ArithmeticConfig(Config):
 
 class ArithmeticTask(SplitTask):
     """No held-out problem is a training problem, also not with its operands in another order. ``Example.metadata``
-    holds the ``operands``.
+    holds the ``operands`` and how many columns carry (``carries``).
 
     Raises (asked for examples):
         JobError: the settings do not allow that many different problems.
@@ -115,7 +115,7 @@ class ArithmeticTask(SplitTask):
             prompt=self.config.format.prompt(f"{text}="),
             answer=answer,
             demonstration=[shown[self.config.working], *[answer] * self.config.answers_only],
-            metadata={"operands": list(operands)},
+            metadata={"operands": list(operands), "carries": carries(operands)},
         )
 
 
