@@ -16,7 +16,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from posttrain.rewards.code.code import CodeConfig
+from posttrain.rewards.code.code import CodeReward
 from posttrain.rewards.reward import Reward, RewardInput
 from posttrain.types import Example
 
@@ -70,7 +70,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=DATA)
     options = parser.parse_args()
     programs = rows(options.data)
-    reward = CodeConfig(workers=options.workers).build()
+    reward = CodeReward(workers=options.workers).build()
     executor = ThreadPoolExecutor(options.workers)
     seconds = {"ours": 0.0, "peer": 0.0}
     for _ in range(options.rounds):

@@ -79,7 +79,7 @@ def our_step(model: Path, groups: list[Any], folder: Path) -> Callable[[], float
             tokens_per_micro_batch=TOKENS_PER_MICRO_BATCH,
             sampling={"max_completion_tokens": LONGEST},
         ),
-        reward=TRLFunctionReward(lambda completions, **_: [0.0] * len(completions)),
+        reward=TRLFunctionReward(function=lambda completions, **_: [0.0] * len(completions)),
         train_dataset=[group.example for group in groups],
         run=RunConfig(folder=str(folder)),
     )

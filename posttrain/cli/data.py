@@ -53,11 +53,12 @@ def add_references(
     """
     from posttrain.config_file import load_config
     from posttrain.data_jobs.add_references import add_references as add
-    from posttrain.data_jobs.add_references import estimate, load_rows
+    from posttrain.data_jobs.add_references import estimate
     from posttrain.data_jobs.config import AddReferencesConfig
+    from posttrain.data_jobs.pool import prompt_rows
 
     config = load_config(AddReferencesConfig, job, overrides or [])
-    pool = load_rows(config)
+    pool = prompt_rows(config.data)
     print("\n".join(estimate(config, pool)), flush=True)
     if dry_run:
         return

@@ -59,8 +59,8 @@ def run_comparison(
 
 def run_all(comparison: Comparison, runs: Sequence[PlannedRun], console: "Console") -> ComparisonResult:
     """Execute ``runs`` in order and read what each one logged."""
-    result = ComparisonResult(comparison.config, comparison.seeds)
-    warm_start_seconds = {} if WARM_START in comparison.config.shared else dict.fromkeys(comparison.seeds, 0.0)
+    result = ComparisonResult(comparison.config)
+    warm_start_seconds = {} if WARM_START in comparison.config.shared else dict.fromkeys(comparison.config.seeds, 0.0)
     for place, run in enumerate(runs, start=1):
         label = f"[{place}/{len(runs)}] {run.name}"
         if not run.is_warm_start and run.seed not in warm_start_seconds:
@@ -112,7 +112,7 @@ def _failure(run: PlannedRun, lines: list[str], label: str, console: "Console") 
 
 def write_results(comparison: Comparison, result: ComparisonResult) -> None:
     """Write ``result.json``, ``table.md`` and ``curves.svg`` into the output folder."""
-    command = ["posttrain", "compare", str(comparison.path), "--seeds", *map(str, comparison.seeds)]
+    command = ["posttrain", "compare", str(comparison.path), "--seeds", *map(str, comparison.config.seeds)]
     environment = {name: value for name, value in describe_environment().items() if name != "command"}
     content = {"command": shlex.join(command), **result.to_json(), "environment": environment}
     comparison.output.joinpath("result.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

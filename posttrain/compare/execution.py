@@ -2,7 +2,6 @@
 
 import fcntl
 import json
-import os
 import signal
 import subprocess
 import time
@@ -15,6 +14,7 @@ from typing import Any, BinaryIO, Literal
 
 from posttrain.compare.plan import PlannedRun
 from posttrain.errors import Interrupted, JobError
+from posttrain.training.run_log import replace_file
 
 LINES_OF_A_FAILURE = 15
 SECONDS_BETWEEN_LOOKS = 1.0
@@ -34,10 +34,7 @@ class Execution:
         return cls(**json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else cls()
 
     def write(self, run: PlannedRun) -> None:
-        file = record_file(run)
-        temporary = file.with_suffix(".json.tmp")
-        temporary.write_text(json.dumps(asdict(self)), encoding="utf-8")
-        os.replace(temporary, file)
+        replace_file(record_file(run), json.dumps(asdict(self)).encode())
 
 
 def record_file(run: PlannedRun) -> Path:

@@ -40,13 +40,12 @@ class PlannedRun:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """A checked comparison file and where its results go."""
+    """A checked comparison file, its seeds as asked for, and where its results go."""
 
     path: Path
     config: ComparisonConfig
     job_file: Path
     output: Path
-    seeds: tuple[int, ...]
 
 
 def load_comparison(path: Path, seeds: Sequence[int] | None = None, output: Path | None = None) -> Comparison:
@@ -59,7 +58,7 @@ def load_comparison(path: Path, seeds: Sequence[int] | None = None, output: Path
     config = file.validate(ComparisonConfig)
     said_in = Path(file.place(("job",)).rpartition(":")[0])
     default_output = Path("runs", "compare", path.resolve().parent.name, path.stem)
-    return Comparison(path, config, said_in.parent / config.job, output or default_output, tuple(config.seeds))
+    return Comparison(path, config, said_in.parent / config.job, output or default_output)
 
 
 def plan_runs(comparison: Comparison, train_command: Sequence[str] = TRAIN_COMMAND) -> list[PlannedRun]:
@@ -73,7 +72,7 @@ def plan_runs(comparison: Comparison, train_command: Sequence[str] = TRAIN_COMMA
         JobError: an arm is not a valid job, or the arms of a seed cannot share a warm start.
     """
     runs = []
-    for seed in comparison.seeds:
+    for seed in comparison.config.seeds:
         folder = comparison.output / f"seed-{seed}"
         jobs = {arm: arm_job(comparison, arm, seed, folder) for arm in comparison.config.arms}
         if WARM_START in comparison.config.shared:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from posttrain.compare.config import BudgetConfig, ComparisonConfig
-from posttrain.compare.expectation import Expectation
+from posttrain.compare.expectation import MEASURES, Expectation
 from posttrain.errors import JobError
 from posttrain.training.run_log import read_metrics
 
@@ -31,6 +31,10 @@ class RunResult:
     budget: float
     within_budget: bool
     curve: tuple[tuple[float, float], ...]
+
+    def measured(self) -> tuple[float, ...]:
+        """A value for each of ``MEASURES``."""
+        return self.start, self.end, self.end - self.start, self.seconds + self.warm_start_seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +68,6 @@ class ComparisonResult:
     """Everything that the table, the picture and ``result.json`` show."""
 
     config: ComparisonConfig
-    seeds: tuple[int, ...]
     rows: list[RunResult] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
 
@@ -85,13 +88,11 @@ class ComparisonResult:
     def measurements(self) -> dict[str, dict[str, dict[int, float]]]:
         """arm -> measure -> seed -> value; filled when all runs are done."""
         found: dict[str, dict[str, dict[int, float]]] = {
-            arm: {measure: {} for measure in ("start", "end", "gain", "seconds")} for arm in self.config.arms
+            arm: {measure: {} for measure in MEASURES} for arm in self.config.arms
         }
         for row in self.rows:
-            found[row.arm]["start"][row.seed] = row.start
-            found[row.arm]["end"][row.seed] = row.end
-            found[row.arm]["gain"][row.seed] = row.end - row.start
-            found[row.arm]["seconds"][row.seed] = row.seconds + row.warm_start_seconds
+            for measure, value in zip(MEASURES, row.measured(), strict=True):
+                found[row.arm][measure][row.seed] = value
         return found
 
     def spread(self, arm: str, measure: str) -> Spread | None:
@@ -110,9 +111,12 @@ class ComparisonResult:
         return {
             "metric": self.config.metric,
             "budget": self.config.budget.model_dump(),
-            "seeds": list(self.seeds),
+            "seeds": self.config.seeds,
             "passed": self.passed,
-            "rows": [self._row_json(row) for row in self.rows],
+            "rows": [
+                {name: value for name, value in asdict(row).items() if name != "curve"} | {"metric": self.config.metric}
+                for row in self.rows
+            ],
             "arms": {arm: self._arm_json(arm) for arm in self.config.arms},
             "expectations": [
                 {
@@ -125,13 +129,9 @@ class ComparisonResult:
             "failures": [asdict(failure) for failure in self.failures],
         }
 
-    def _row_json(self, row: RunResult) -> dict[str, Any]:
-        values = {name: value for name, value in asdict(row).items() if name not in ("arm", "seed", "curve")}
-        return {"arm": row.arm, "seed": row.seed, "metric": self.config.metric, **values}
-
     def _arm_json(self, arm: str) -> dict[str, Any]:
         differences = self.differences(arm)
-        spreads = {measure: self.spread(arm, measure) for measure in ("start", "end", "gain", "seconds")}
+        spreads = {measure: self.spread(arm, measure) for measure in MEASURES}
         paired = Spread.of(list(differences.values()))
         return {
             **{measure: asdict(spread) if spread else None for measure, spread in spreads.items()},

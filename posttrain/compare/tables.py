@@ -3,6 +3,7 @@
 import textwrap
 from collections.abc import Sequence
 
+from posttrain.compare.expectation import MEASURES
 from posttrain.compare.result import ComparisonResult, Spread
 from posttrain.report.formats import duration, number
 
@@ -13,16 +14,16 @@ Rows = list[list[str]]
 
 def heading(result: ComparisonResult) -> str:
     """Metric, seeds and budget in one line."""
-    budget, seeds = result.config.budget, ", ".join(map(str, result.seeds))
+    budget, seeds = result.config.budget, ", ".join(map(str, result.config.seeds))
     value = f"{budget.value:g} {budget.kind.replace('_', ' ')}"
-    return f"{result.config.metric} · seed{'s' if len(result.seeds) > 1 else ''} {seeds} · {value} a run"
+    return f"{result.config.metric} · seed{'s' if len(result.config.seeds) > 1 else ''} {seeds} · {value} a run"
 
 
 def arm_rows(result: ComparisonResult) -> Rows:
     """A header and a row for each arm: means, the spread of the end over seeds, mean wall clock."""
     rows = [["arm", "start", "end", "std", "min – max", "gain", "time"]]
     for arm in result.config.arms:
-        start, end, gain, seconds = (result.spread(arm, measure) for measure in ("start", "end", "gain", "seconds"))
+        start, end, gain, seconds = (result.spread(arm, measure) for measure in MEASURES)
         if start is None or end is None or gain is None or seconds is None:
             rows.append([arm, *["–"] * 6])
             continue
@@ -35,11 +36,11 @@ def arm_rows(result: ComparisonResult) -> Rows:
 def difference_rows(result: ComparisonResult) -> Rows:
     """A header and a row for each arm but the first: paired differences of the end to the first arm."""
     first, *others = result.config.arms
-    rows = [[f"end − {first}", "mean", "std", *(f"seed {seed}" for seed in result.seeds)]]
+    rows = [[f"end − {first}", "mean", "std", *(f"seed {seed}" for seed in result.config.seeds)]]
     for arm in others:
         differences = result.differences(arm)
         spread = Spread.of(list(differences.values()))
-        per_seed = [f"{differences[seed]:+.3f}" if seed in differences else "–" for seed in result.seeds]
+        per_seed = [f"{differences[seed]:+.3f}" if seed in differences else "–" for seed in result.config.seeds]
         rows.append([arm, f"{spread.mean:+.3f}" if spread else "–", _std(spread), *per_seed])
     return rows
 
@@ -94,7 +95,8 @@ def _piped(rows: Rows) -> str:
 
 def _aligned(rows: Rows) -> str:
     """Columns two spaces apart; those that do not fit into 80 characters go on below, under their headers."""
-    cut = [[_cut(row[0]), *row[1:]] for row in rows]
+    names = [row[0] if len(row[0]) <= NAME_WIDTH else f"{row[0][: NAME_WIDTH - 1]}…" for row in rows]
+    cut = [[name, *row[1:]] for name, row in zip(names, rows, strict=True)]
     widths = [max(len(row[column]) for row in cut) for column in range(len(cut[0]))]
     blocks, block, used = list[list[int]](), list[int](), widths[0]
     for column in range(1, len(widths)):
@@ -103,12 +105,8 @@ def _aligned(rows: Rows) -> str:
             block, used = [], widths[0]
         block.append(column)
         used += 2 + widths[column]
-    return "\n\n".join("\n".join(_line(row, columns, widths) for row in cut) for columns in [*blocks, block])
 
+    def line(row: Sequence[str], columns: Sequence[int]) -> str:
+        return "  ".join([row[0].ljust(widths[0]), *(row[column].rjust(widths[column]) for column in columns)]).rstrip()
 
-def _line(row: Sequence[str], columns: Sequence[int], widths: Sequence[int]) -> str:
-    return "  ".join([row[0].ljust(widths[0]), *(row[column].rjust(widths[column]) for column in columns)]).rstrip()
-
-
-def _cut(name: str) -> str:
-    return name if len(name) <= NAME_WIDTH else f"{name[: NAME_WIDTH - 1]}…"
+    return "\n\n".join("\n".join(line(row, columns) for row in cut) for columns in [*blocks, block])

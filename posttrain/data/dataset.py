@@ -50,20 +50,27 @@ class LoadedExamples:
         return text
 
 
-def load_examples(config: DatasetConfig) -> LoadedExamples:
-    """Read and check every row of ``config.path``.
+def load_examples(
+    config: DatasetConfig,
+    mapped: Mapping[ExampleField, str] | None = None,
+    finish: Callable[[Example], Example] = lambda example: example,
+) -> LoadedExamples:
+    """Read and check every row of ``config.path``. ``mapped`` is in place of ``config.columns``; ``finish``, which may
+    raise ``FieldError``, makes the last changes to an example.
 
     Raises:
         DataError: the file is missing, empty or unreadable, a mapped column is in no row, a row is bad
             (``bad_rows: stop``), or none is good.
     """
     rows = read_rows(config.path, config.name, config.split, config.revision)
-    columns = resolve_columns(config.path, rows, config.columns)
-    required: set[ExampleField] = {"prompt", *config.columns}
+    mapped = config.columns if mapped is None else mapped
+    columns = resolve_columns(config.path, rows, mapped)
+    required: set[ExampleField] = {"prompt", *mapped}
     stem = Path(config.path).name.split(".")[0]
 
     def convert(row: Row) -> Example:
-        return example_from_values(row.values, columns, required, config.format, default_id=f"{stem}:{row.number}")
+        example = example_from_values(row.values, columns, required, config.format, default_id=f"{stem}:{row.number}")
+        return finish(example)
 
     return collect_examples(config.path, rows, convert, config.bad_rows)
 
@@ -82,11 +89,15 @@ def collect_examples(
     places: dict[str, str] = {}
     for row in rows:
         try:
-            example = _convert(row, convert, places)
-        except _BadRow as error:
+            problem = None if row.problem is None else f"{row.place} {row.problem}"
+            if problem is None and (example := convert(row)).id in places:
+                problem = f"{row.place}: field 'id' is {example.id!r}, as in {places[example.id]}; ids must differ"
+        except FieldError as error:
+            problem = f"{row.place}: {error}"
+        if problem is not None:
             if bad_rows == "stop":
-                raise DataError(f"{source}, {error} (bad_rows: skip would leave bad rows out)") from error
-            loaded.skipped.append(str(error))
+                raise DataError(f"{source}, {problem} (bad_rows: skip would leave bad rows out)")
+            loaded.skipped.append(problem)
             continue
         places[example.id] = row.place
         loaded.examples.append(example)
@@ -120,22 +131,6 @@ def resolve_columns(source: str, rows: Sequence[Row], mapped: Mapping[ExampleFie
             "Name the one that holds the prompt as columns.prompt."
         )
     return columns
-
-
-class _BadRow(Exception):
-    """A row that is skipped or stops the run; the message names place and field."""
-
-
-def _convert(row: Row, convert: Callable[[Row], Example], places: Mapping[str, str]) -> Example:
-    if row.problem is not None:
-        raise _BadRow(f"{row.place} {row.problem}")
-    try:
-        example = convert(row)
-    except FieldError as error:
-        raise _BadRow(f"{row.place}: {error}") from error
-    if example.id in places:
-        raise _BadRow(f"{row.place}: field 'id' is {example.id!r}, as in {places[example.id]}; ids must differ")
-    return example
 
 
 def columns_there(column: str, existing: Sequence[str]) -> str:

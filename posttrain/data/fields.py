@@ -38,40 +38,24 @@ def example_from_values(
     for name, column in columns.items():
         if name in required and column not in values:
             raise FieldError(name, column, f"is missing; the row has {', '.join(map(repr, values)) or 'no columns'}")
-    given = {name: values.get(column) for name, column in columns.items()}
-    example = Example(id=default_id, prompt="", metadata=_other_columns(values, columns))
-    for name in FIELDS:
-        if given.get(name) is not None or name == "prompt":
-            try:
-                _set_field(example, name, given[name], prompt_format)
-            except ValueError as error:
-                raise FieldError(name, columns[name], str(error)) from error
-    return example
-
-
-def _other_columns(values: Mapping[str, Any], columns: Mapping[ExampleField, str]) -> dict[str, Any]:
     used = set(columns.values())
-    return {column: value for column, value in values.items() if column not in used}
-
-
-def _set_field(example: Example, name: ExampleField, value: Any, prompt_format: PromptFormat) -> None:
-    match name:
-        case "id":
-            example.id = _answer_text(value)
-        case "prompt":
-            example.prompt = prompt_format.prompt(_text(value)) if not isinstance(value, list) else _messages(value)
-        case "answer":
-            example.answer = _one_or_more(value, _answer_text)
-        case "demonstration":
-            example.demonstration = _one_or_more(value, _text)
-        case "references":
-            example.references = _texts(value)
-        case "candidates":
-            example.candidates = _texts(value)
-        case "task":
-            example.task = _task_kind(value)
-        case "metadata":
-            example.metadata |= _mapping(value)
+    example = Example(id=default_id, prompt="", metadata={key: each for key, each in values.items() if key not in used})
+    for name in FIELDS:
+        value = values.get(columns[name]) if name in columns else None
+        if value is None and name != "prompt":
+            continue
+        try:
+            if name == "prompt":
+                example.prompt = _messages(value) if isinstance(value, list) else prompt_format.prompt(_text(value))
+            elif name == "metadata":
+                if not isinstance(value, dict):
+                    raise ValueError(f"is {_described(value)}, not an object")
+                example.metadata |= value
+            else:
+                setattr(example, name, CHECKS[name](value))
+        except ValueError as error:
+            raise FieldError(name, columns[name], str(error)) from error
+    return example
 
 
 def _text(value: Any) -> str:
@@ -133,14 +117,18 @@ def _task_kind(value: Any) -> TaskKind:
     raise ValueError(f"is {value!r}, not one of {', '.join(get_args(TaskKind))}")
 
 
-def _mapping(value: Any) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise ValueError(f"is {_described(value)}, not an object")
-    return value
-
-
 def _described(value: Any) -> str:
     if value is None:
         return "empty (null)"
     kinds = {bool: "true or false", int: "a number", float: "a number", dict: "an object", list: "a list", str: "text"}
     return f"{kinds.get(type(value), type(value).__name__)} ({str(value)[:40]})"
+
+
+CHECKS: dict[ExampleField, Callable[[Any], Any]] = {
+    "id": _answer_text,
+    "answer": lambda value: _one_or_more(value, _answer_text),
+    "demonstration": lambda value: _one_or_more(value, _text),
+    "references": _texts,
+    "candidates": _texts,
+    "task": _task_kind,
+}

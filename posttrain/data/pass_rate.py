@@ -17,27 +17,20 @@ class PassRateBucket(Config):
     repeats: int = Field(ge=0)
 
 
-# OREAL's released training set (arXiv 2502.06781, internlm/OREAL): hard prompts more often, above 0.8 never.
-OREAL_REPEATS = (
-    PassRateBucket(low=0.0, high=0.2, repeats=6),
-    PassRateBucket(low=0.2, high=0.4, repeats=4),
-    PassRateBucket(low=0.4, high=0.6, repeats=4),
-    PassRateBucket(low=0.6, high=0.8, repeats=2),
-)
-
-
-def repeat_by_pass_rate(examples: Sequence[Example], table: Sequence[PassRateBucket] = OREAL_REPEATS) -> list[Example]:
+def repeat_by_pass_rate(examples: Sequence[Example], table: Sequence[PassRateBucket]) -> list[Example]:
     """``examples`` in order, each as often as the first bucket of ``table`` that holds its pass rate says; one that no
-    bucket holds is dropped.
+    bucket holds is dropped. OREAL's released set (arXiv 2502.06781): 6 below 0.2, 4 below 0.6, 2 below 0.8, else none.
 
     Raises:
         DataError: an example has no pass rate.
     """
-    return [example for example in examples for _ in range(_repeats(pass_rate(example), table))]
+    rates = [pass_rate(example) for example in examples]
+    times = [next((each.repeats for each in table if each.low <= rate < each.high), 0) for rate in rates]
+    return [example for example, number in zip(examples, times, strict=True) for _ in range(number)]
 
 
-def filter_by_pass_rate(examples: Sequence[Example], low: float = 0.0, high: float = 0.8) -> list[Example]:
-    """The examples with ``low`` <= pass rate <= ``high``; the default range is OREAL's (arXiv 2502.06781, section 3.2).
+def filter_by_pass_rate(examples: Sequence[Example], low: float, high: float) -> list[Example]:
+    """The examples with ``low`` <= pass rate <= ``high``; OREAL's range is 0 to 0.8 (section 3.2).
 
     Raises:
         DataError: an example has no pass rate.
@@ -57,7 +50,3 @@ def pass_rate(example: Example) -> float:
             f"example {example.id!r} has pass_rate {value!r}, not a number from 0 to 1; measure pass rates first"
         )
     return float(value)
-
-
-def _repeats(rate: float, table: Sequence[PassRateBucket]) -> int:
-    return next((bucket.repeats for bucket in table if bucket.low <= rate < bucket.high), 0)

@@ -34,7 +34,10 @@ def read_rows(path: str, name: str | None = None, split: str = "train", revision
     """
     local = Path(path).expanduser()
     if local.is_file():
-        rows = list(_file_reader(local)(local))
+        suffix = Path(local.name.lower().removesuffix(".gz")).suffix
+        if suffix not in READERS:
+            raise DataError(f"{path} is of no kind that can be read; use one of {', '.join(READERS)}, also .gz")
+        rows = list(READERS[suffix](local))
     elif local.is_dir():
         rows = list(_dataset_rows(path, path=str(local), name=name, split=split, streaming=True))  # no copy in a cache
     elif not _looks_like_a_file(path):
@@ -44,23 +47,6 @@ def read_rows(path: str, name: str | None = None, split: str = "train", revision
     if not rows:
         raise DataError(f"{path} is empty: it has no rows")
     return rows
-
-
-def _file_reader(path: Path) -> Callable[[Path], Iterable[Row]]:
-    suffix = "".join(path.suffixes[-2:]).lower() if path.suffix.lower() == ".gz" else path.suffix.lower()
-    readers: dict[str, Callable[[Path], Iterable[Row]]] = {
-        ".jsonl": _json_lines,
-        ".jsonl.gz": _json_lines,
-        ".ndjson": _json_lines,
-        ".json": _json_array_or_lines,
-        ".json.gz": _json_array_or_lines,
-        ".csv": _csv_rows,
-        ".csv.gz": _csv_rows,
-        ".parquet": _parquet_rows,
-    }
-    if suffix not in readers:
-        raise DataError(f"{path} is of no kind that can be read; use one of {', '.join(readers)}")
-    return readers[suffix]
 
 
 def _looks_like_a_file(path: str) -> bool:
@@ -86,11 +72,7 @@ def _read_bytes(path: Path) -> bytes:
         raise DataError(f"cannot read {path}: {error}") from error
 
 
-def _json_lines(path: Path) -> Iterator[Row]:
-    return _parse_json_lines(_read_bytes(path))
-
-
-def _parse_json_lines(content: bytes) -> Iterator[Row]:
+def _json_lines(content: bytes) -> Iterator[Row]:
     for number, line in enumerate(content.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
         if line.strip():
             yield json_line(line, number)
@@ -107,7 +89,7 @@ def json_line(line: bytes, number: int) -> Row:
 def _json_array_or_lines(path: Path) -> Iterator[Row]:
     content = _read_bytes(path)
     if not content.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"["):
-        yield from _parse_json_lines(content)
+        yield from _json_lines(content)
         return
     try:
         values = json.loads(content)
@@ -161,3 +143,12 @@ def _dataset_rows(source: str, **arguments: Any) -> Iterator[Row]:
             yield Row(f"row {number}", number, values)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         raise DataError(f"{source!r} is not a data file here, nor a dataset: {error.__cause__ or error}") from error
+
+
+READERS: dict[str, Callable[[Path], Iterable[Row]]] = {
+    ".jsonl": lambda path: _json_lines(_read_bytes(path)),
+    ".ndjson": lambda path: _json_lines(_read_bytes(path)),
+    ".json": _json_array_or_lines,
+    ".csv": _csv_rows,
+    ".parquet": _parquet_rows,
+}

@@ -6,7 +6,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from posttrain.data.rows import read_rows
 from posttrain.data_jobs.answers import (
     Answer,
     Progress,
@@ -19,7 +18,7 @@ from posttrain.data_jobs.answers import (
     read_answers,
 )
 from posttrain.data_jobs.config import AddReferencesConfig, ReferenceModelConfig
-from posttrain.data_jobs.pool import Pool, prompt_rows, reasons
+from posttrain.data_jobs.pool import Pool, reasons
 from posttrain.report.formats import count, duration
 from posttrain.rewards.judge.chat_endpoint import EndpointConfig
 from posttrain.training.run_log import write_rows
@@ -27,16 +26,6 @@ from posttrain.types import Example
 
 ROWS_FILE, FAILURES_FILE = "rows.jsonl", "failures.jsonl"
 LETTERS_PER_TOKEN = 4  # of English in a vocabulary of 100,000 or more
-
-
-def load_rows(config: AddReferencesConfig) -> Pool:
-    """The rows of the file.
-
-    Raises:
-        DataError: the file or one of its rows cannot be used.
-    """
-    data = config.data
-    return prompt_rows(data, read_rows(data.path, data.name, data.split, data.revision))
 
 
 def column(name: str) -> str:

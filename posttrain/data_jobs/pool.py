@@ -66,12 +66,13 @@ def read_pool(config: PoolConfig) -> Pool:
     return replace(pool, dropped=dropped + pool.dropped)
 
 
-def prompt_rows(config: PromptRowsConfig, rows: Sequence[Row], references: Sequence[str] = ()) -> Pool:
-    """``rows`` as examples, with the texts of the columns ``references``.
+def prompt_rows(config: PromptRowsConfig, rows: Sequence[Row] | None = None, references: Sequence[str] = ()) -> Pool:
+    """``rows``, or those of the file, as examples, with the texts of the columns ``references``.
 
     Raises:
         DataError: a row is bad and ``bad_rows`` is "stop", or none is good.
     """
+    rows = read_rows(config.path, config.name, config.split, config.revision) if rows is None else rows
     columns = resolve_columns(config.path, rows, config.columns)
     columns.pop("references", None)
     values: dict[str, dict[str, Any]] = {}

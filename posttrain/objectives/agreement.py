@@ -19,11 +19,11 @@ SelfReward = Literal["score", "rank"]
 class PairCounts:
     """Pairs of candidates by what gold and scores say: the same order, the other one, or a tie in one or both."""
 
-    concordant: int = 0
-    discordant: int = 0
-    tied_in_scores: int = 0
-    tied_in_gold: int = 0
-    tied_in_both: int = 0
+    concordant: int
+    discordant: int
+    tied_in_scores: int
+    tied_in_gold: int
+    tied_in_both: int
 
     @property
     def strict(self) -> int:

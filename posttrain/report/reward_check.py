@@ -41,9 +41,11 @@ def write_check(check: RewardCheck, folder: Path, name: str, data: str, reward_y
     result = {"reward": name, "reward_digest": digest, "data": data, **asdict(check)}
     result |= {"error_rate": check.error_rate, "warnings": list(check.warnings())}
     replace_file(folder / RESULT_FILE, (json.dumps(result, indent=2, allow_nan=False) + "\n").encode())
+    by_label = {"good": check.good_scores, "bad": check.bad_scores}
     facts = f"{data} · {check.prompts:,} prompts, {check.completions:,} completions"
     worst = "\n".join(map(_wrong_pair, check.worst)) or "<p>none</p>"
-    scores = f'<div class="grid two">{_scores(check)}</div>'
+    figure = score_figure(histogram(by_label), "of all completions") if any(by_label.values()) else "<p>none</p>"
+    scores = f'<div class="grid two">{figure}</div>'
     sections = {"Scores": scores, "Most wrong pairs": worst, "Reward": text(reward_yaml)}
     page = plain_page("reward check", name, facts, figures(check), sections, check.warnings())
     replace_file(folder / PAGE_FILE, page)
@@ -52,12 +54,6 @@ def write_check(check: RewardCheck, folder: Path, name: str, data: str, reward_y
 
 def _value(value: float | None) -> str:
     return "–" if value is None else number(value)
-
-
-def _scores(check: RewardCheck) -> str:
-    if not check.good_scores and not check.bad_scores:
-        return "<p>none</p>"
-    return score_figure(histogram({"good": check.good_scores, "bad": check.bad_scores}), "of all completions")
 
 
 def _wrong_pair(pair: WrongPair) -> str:

@@ -26,18 +26,12 @@ SPEEDS = ("speed/generated_tokens_per_second", "speed/trained_tokens_per_second"
 class RunSummary(Protocol):
     """What a finished run tells the display: where things are, and the first and last evaluation."""
 
-    @property
-    def steps(self) -> int: ...
-    @property
-    def seconds(self) -> float: ...
-    @property
-    def model_folder(self) -> Path: ...
-    @property
-    def report(self) -> Path: ...
-    @property
-    def first(self) -> Mapping[str, float]: ...
-    @property
-    def last(self) -> Mapping[str, float]: ...
+    steps: int
+    seconds: float
+    model_folder: Path
+    report: Path
+    first: dict[str, float]
+    last: dict[str, float]
 
 
 class TrainingDisplay:

@@ -4,7 +4,7 @@ import math
 import traceback
 from collections import Counter, deque
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from typing import Any, get_args
 
 from posttrain.errors import RewardFailure, UserError
@@ -44,8 +44,9 @@ def outputs_of(reward: Reward, inputs: Sequence[RewardInput]) -> list[RewardOutp
     except UserError:
         raise
     except Exception as error:
+        frame = traceback.extract_tb(error.__traceback__)[-1]
         raise RewardFailure(
-            f"{_label(reward)} raised {type(error).__name__}: {error} (at {_place(error)}), scoring "
+            f"{_label(reward)} raised {type(error).__name__}: {error} (at {frame.filename}:{frame.lineno}), scoring "
             f"{_examples(inputs)}. Mend the reward; for a completion that it cannot judge it should return "
             "RewardOutput(score=None, error=..., message=...)."
         ) from error
@@ -82,24 +83,10 @@ def _label(reward: Reward) -> str:
     return type(reward).__name__ + (f" {name!r}" if name else "")
 
 
-def _place(error: BaseException) -> str:
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{frame.filename}:{frame.lineno}"
-
-
 def _examples(inputs: Sequence[RewardInput]) -> str:
     ids = list(dict.fromkeys(item.example.id for item in inputs))
     more = f" and {len(ids) - EXAMPLES_NAMED} more" if len(ids) > EXAMPLES_NAMED else ""
     return ("example " if len(ids) == 1 else "examples ") + ", ".join(map(repr, ids[:EXAMPLES_NAMED])) + more
-
-
-@dataclass(slots=True)
-class _StepErrors:
-    """What failed in one step."""
-
-    rollouts: int
-    kinds: dict[str, int] = field(default_factory=dict)
-    examples: list[str] = field(default_factory=list)
 
 
 class ErrorBudget:
@@ -111,7 +98,7 @@ class ErrorBudget:
 
     def __init__(self, max_error_fraction: float, window: int = 20) -> None:
         self.max_error_fraction = max_error_fraction
-        self._steps: deque[_StepErrors] = deque(maxlen=window)
+        self._steps: deque[dict[str, Any]] = deque(maxlen=window)
 
     def record(self, step: int, groups: Sequence[RolloutGroup]) -> None:
         """Count the failed rewards of a step.
@@ -119,41 +106,36 @@ class ErrorBudget:
         Raises:
             RewardFailure: the budget is spent; the message names the kinds of failure and three examples.
         """
-        self._steps.append(_step_errors(step, groups))
-        rollouts = sum(entry.rollouts for entry in self._steps)
-        kinds = sum((Counter(entry.kinds) for entry in self._steps), Counter[str]())
+        failed = [(group.example.id, rollout) for group in groups for rollout in group.rollouts if rollout.error]
+        examples = [
+            f"step {step}, example {example_id!r}: {rollout.error}"
+            + (f" ({rollout.error_message})" if rollout.error_message else "")
+            for example_id, rollout in failed[:EXAMPLES_NAMED]
+        ]
+        kinds_now = dict(Counter(str(rollout.error) for _, rollout in failed))
+        count = sum(len(group.rollouts) for group in groups)
+        self._steps.append({"rollouts": count, "kinds": kinds_now, "examples": examples})
+        rollouts = sum(entry["rollouts"] for entry in self._steps)
+        kinds = sum((Counter(entry["kinds"]) for entry in self._steps), Counter[str]())
         allowed = self.max_error_fraction * rollouts
         if self.max_error_fraction > 0:
             allowed = max(allowed, 1.0)
         if kinds.total() > allowed:
-            examples = [line for entry in reversed(self._steps) for line in entry.examples][:EXAMPLES_NAMED]
+            named = [line for entry in reversed(self._steps) for line in entry["examples"]][:EXAMPLES_NAMED]
             raise RewardFailure(
                 f"{kinds.total()} of the {rollouts} rewards of the last {len(self._steps)} steps failed, more than "
                 f"trainer.max_error_fraction ({self.max_error_fraction:g}) allows: "
                 + ", ".join(f"{kind} {count}" for kind, count in kinds.most_common())
                 + ". For example: "
-                + "; ".join(examples)
+                + "; ".join(named)
                 + "."
             )
 
     def state_dict(self) -> dict[str, Any]:
         """The window, as plain values."""
-        return {"steps": [asdict(entry) for entry in self._steps]}
+        return {"steps": list(self._steps)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore ``state_dict``."""
         self._steps.clear()
-        self._steps.extend(_StepErrors(**entry) for entry in state["steps"])
-
-
-def _step_errors(step: int, groups: Sequence[RolloutGroup]) -> _StepErrors:
-    failed = [(group.example.id, rollout) for group in groups for rollout in group.rollouts if rollout.error]
-    return _StepErrors(
-        rollouts=sum(len(group.rollouts) for group in groups),
-        kinds=dict(Counter(str(rollout.error) for _, rollout in failed)),
-        examples=[
-            f"step {step}, example {example_id!r}: {rollout.error}"
-            + (f" ({rollout.error_message})" if rollout.error_message else "")
-            for example_id, rollout in failed[:EXAMPLES_NAMED]
-        ],
-    )
+        self._steps.extend(state["steps"])

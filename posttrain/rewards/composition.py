@@ -1,4 +1,4 @@
-"""Rewards made of rewards: a weighted sum, a product, a gate, a route. Every part stays visible under its name.
+"""Rewards made of rewards: a weighted sum, a product, an ensemble, a gate, a route. Parts stay visible by their names.
 
 A part's score is in ``parts`` under the part's name, and the part's own parts below it as ``name/part``. An error in
 a part that is needed makes the whole an error of the same kind.
@@ -9,9 +9,11 @@ The config classes refer to ``RewardConfig``, the union of all rewards, and are 
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from statistics import fmean, pstdev
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from posttrain.config import Config
 from posttrain.rewards.checked import outputs_of
@@ -20,6 +22,9 @@ from posttrain.rewards.reward import Reward, RewardInput, RewardOutput, part_nam
 
 if TYPE_CHECKING:
     from posttrain.rewards.on_error import BaseRewardConfig as RewardConfig
+
+Scores = dict[str, float]
+Combine = Literal["mean", "min", "mean_minus_std"]
 
 
 class WeightedPart(Config):
@@ -36,7 +41,7 @@ class WeightedSumConfig(BaseRewardConfig):
     parts: dict[str, WeightedPart] = Field(min_length=1)
 
     def make(self) -> Reward:
-        return WeightedSumReward({name: (part.weight, part.reward.build()) for name, part in self.parts.items()})
+        return weighted_sum({name: (part.weight, part.reward.build()) for name, part in self.parts.items()})
 
 
 class ProductConfig(BaseRewardConfig):
@@ -46,7 +51,33 @@ class ProductConfig(BaseRewardConfig):
     parts: dict[str, "RewardConfig"] = Field(min_length=1)
 
     def make(self) -> Reward:
-        return ProductReward({name: part.build() for name, part in self.parts.items()})
+        return product({name: part.build() for name, part in self.parts.items()})
+
+
+class EnsembleConfig(BaseRewardConfig):
+    """Several rewards as one that trusts what they agree on, against reward hacking (arXiv 2310.02743).
+
+    ``members: [{type: learned, model: A}, {type: learned, model: B}]``, or ``{name: {type: ...}, ...}``.
+    """
+
+    type: Literal["ensemble"] = "ensemble"
+    members: "list[RewardConfig] | dict[str, RewardConfig]" = Field(
+        min_length=2, description="two or more; those of a list are called member_1, member_2, ..."
+    )
+    combine: Combine = "mean"
+    k: float = Field(default=1.0, ge=0, description="of mean_minus_std: mean - k * std")
+
+    @model_validator(mode="after")
+    def _k_is_for_the_deviation(self) -> "EnsembleConfig":
+        if "k" in self.model_fields_set and self.combine != "mean_minus_std":
+            raise ValueError(f"k belongs to combine: mean_minus_std, and combine is {self.combine}")
+        return self
+
+    def make(self) -> Reward:
+        members = self.members
+        if not isinstance(members, dict):
+            members = {f"member_{number}": member for number, member in enumerate(members, start=1)}
+        return ensemble({name: member.build() for name, member in members.items()}, self.combine, self.k)
 
 
 class GateConfig(BaseRewardConfig):
@@ -75,40 +106,58 @@ class RouteConfig(BaseRewardConfig):
         return RouteReward(routes, self.by, self.default.build() if self.default else None)
 
 
-class WeightedSumReward:
-    """Σ weight · score over the named parts. A part that does not apply to an example is left out of its sum."""
+class JoinedReward:
+    """One output of the scores of named parts, by ``combine``. A part that does not apply to an example is left out;
+    where none applies, neither does the whole. An error of one part is an error of the whole."""
 
-    name = "weighted_sum"
-
-    def __init__(self, parts: Mapping[str, tuple[float, Reward]]) -> None:
+    def __init__(self, name: str, parts: Mapping[str, Reward], combine: Callable[[Scores], RewardOutput]) -> None:
+        self.name = name
         self.parts = dict(parts)
+        self.combine = combine
 
     def score(self, inputs: Sequence[RewardInput]) -> list[RewardOutput]:
-        rewards = {name: reward for name, (_, reward) in self.parts.items()}
-        return joined(
-            rewards, inputs, lambda scores: sum(self.parts[name][0] * score for name, score in scores.items())
-        )
+        columns = {name: outputs_of(reward, inputs) for name, reward in self.parts.items()}
+        return [self._joined({name: outputs[row] for name, outputs in columns.items()}) for row in range(len(inputs))]
 
-    def close(self) -> None:
-        for _, reward in self.parts.values():
-            reward.close()
-
-
-class ProductReward:
-    """Π score over the named parts: one part of 0 makes the whole 0. A part that does not apply to an example is left
-    out of its product."""
-
-    name = "product"
-
-    def __init__(self, parts: Mapping[str, Reward]) -> None:
-        self.parts = dict(parts)
-
-    def score(self, inputs: Sequence[RewardInput]) -> list[RewardOutput]:
-        return joined(self.parts, inputs, lambda scores: math.prod(scores.values()))
+    def _joined(self, outputs: Mapping[str, RewardOutput]) -> RewardOutput:
+        parts = {part: value for name, output in outputs.items() for part, value in parts_under(name, output).items()}
+        for name, output in outputs.items():
+            if output.error is not None:
+                return replace(under(name, output), parts=parts)
+        scores = {name: output.score for name, output in outputs.items() if output.score is not None}
+        whole = self.combine(scores) if scores else RewardOutput(None)
+        return replace(whole, parts=parts | whole.parts)
 
     def close(self) -> None:
         for reward in self.parts.values():
             reward.close()
+
+
+def weighted_sum(parts: Mapping[str, tuple[float, Reward]]) -> JoinedReward:
+    """Σ weight · score."""
+
+    def combine(scores: Scores) -> RewardOutput:
+        return RewardOutput(sum(parts[name][0] * score for name, score in scores.items()))
+
+    return JoinedReward("weighted_sum", {name: reward for name, (_, reward) in parts.items()}, combine)
+
+
+def product(parts: Mapping[str, Reward]) -> JoinedReward:
+    """Π score: one part of 0 makes the whole 0."""
+    return JoinedReward("product", parts, lambda scores: RewardOutput(math.prod(scores.values())))
+
+
+def ensemble(members: Mapping[str, Reward], combine: Combine = "mean", k: float = 1.0) -> JoinedReward:
+    """Mean, minimum, or mean - k * std of the scores; the part ``members_std`` is their population standard deviation
+    (divided by n, not n - 1)."""
+
+    def combined(scores: Scores) -> RewardOutput:
+        values = list(scores.values())
+        mean, std = fmean(values), pstdev(values)
+        score = {"mean": mean, "min": min(values), "mean_minus_std": mean - k * std}[combine]
+        return RewardOutput(score, {"members_std": std})
+
+    return JoinedReward("ensemble", members, combined)
 
 
 class GateReward:
@@ -130,20 +179,16 @@ class GateReward:
         conditions = outputs_of(self.condition, inputs)
         is_open = [condition.score is not None and condition.score >= self.threshold for condition in conditions]
         passed = iter(outputs_of(self.reward, [item for item, ok in zip(inputs, is_open, strict=True) if ok]))
-        return [
-            self._through(condition, next(passed)) if ok else self._stopped(condition)
-            for condition, ok in zip(conditions, is_open, strict=True)
-        ]
-
-    def _through(self, condition: RewardOutput, output: RewardOutput) -> RewardOutput:
-        parts = parts_under(self.names[0], condition) | parts_under(self.names[1], output)
-        return failed_part(self.names[1], output, parts) if output.error else RewardOutput(output.score, parts)
-
-    def _stopped(self, condition: RewardOutput) -> RewardOutput:
-        parts = parts_under(self.names[0], condition)
-        if condition.error is not None:
-            return failed_part(self.names[0], condition, parts)
-        return RewardOutput(None if condition.score is None else self.otherwise, parts)
+        outputs = []
+        for condition, ok in zip(conditions, is_open, strict=True):
+            whole = under(self.names[0], condition)
+            if ok:
+                inside = under(self.names[1], next(passed))
+                whole = replace(inside, parts=whole.parts | inside.parts)
+            elif condition.score is not None:
+                whole = replace(whole, score=self.otherwise)
+            outputs.append(whole)
+        return outputs
 
     def close(self) -> None:
         self.condition.close()
@@ -163,14 +208,12 @@ class RouteReward:
     def score(self, inputs: Sequence[RewardInput]) -> list[RewardOutput]:
         rows: dict[str, list[int]] = {}
         for row, item in enumerate(inputs):
-            rows.setdefault(self._value(item), []).append(row)
+            value = item.example.task if self.by == "task" else str(item.example.metadata.get(self.by))
+            rows.setdefault(value, []).append(row)
         outputs: dict[int, RewardOutput] = {}
         for value, chosen in rows.items():
             outputs.update(zip(chosen, self._route(value, [inputs[row] for row in chosen]), strict=True))
         return [outputs[row] for row in range(len(inputs))]
-
-    def _value(self, item: RewardInput) -> str:
-        return item.example.task if self.by == "task" else str(item.example.metadata.get(self.by))
 
     def _route(self, value: str, inputs: Sequence[RewardInput]) -> list[RewardOutput]:
         name = value if value in self.routes else "default"
@@ -179,12 +222,7 @@ class RouteReward:
             known = ", ".join(self.routes)
             message = f"no route for {self.by} {value!r} (routes: {known}; no default)"
             return [RewardOutput(None, error="invalid_input", message=message) for _ in inputs]
-        return [
-            failed_part(name, output, parts_under(name, output))
-            if output.error
-            else RewardOutput(output.score, parts_under(name, output))
-            for output in outputs_of(reward, inputs)
-        ]
+        return [under(name, output) for output in outputs_of(reward, inputs)]
 
     def close(self) -> None:
         for reward in self.routes.values():
@@ -193,30 +231,13 @@ class RouteReward:
             self.default.close()
 
 
-def joined(
-    rewards: Mapping[str, Reward], inputs: Sequence[RewardInput], combine: Callable[[dict[str, float]], float]
-) -> list[RewardOutput]:
-    """One score of the scores that apply, by ``combine``. An error of one part is an error of the whole; where no part
-    applies, neither does the whole."""
-    columns = {name: outputs_of(reward, inputs) for name, reward in rewards.items()}
-    return [_joined({name: column[row] for name, column in columns.items()}, combine) for row in range(len(inputs))]
-
-
-def _joined(outputs: Mapping[str, RewardOutput], combine: Callable[[dict[str, float]], float]) -> RewardOutput:
-    parts = {part: value for name, output in outputs.items() for part, value in parts_under(name, output).items()}
-    for name, output in outputs.items():
-        if output.error is not None:
-            return failed_part(name, output, parts)
-    scores = {name: output.score for name, output in outputs.items() if output.score is not None}
-    return RewardOutput(combine(scores) if scores else None, parts)
-
-
 def parts_under(name: str, output: RewardOutput) -> dict[str, float]:
     """The part's score under ``name``, and its own parts below."""
     own = {} if output.score is None else {name: output.score}
     return own | {f"{name}/{part}": value for part, value in output.parts.items()}
 
 
-def failed_part(name: str, output: RewardOutput, parts: dict[str, float]) -> RewardOutput:
-    """The whole, where the part ``name`` is needed and failed."""
-    return RewardOutput(None, parts, output.error, f"{name}: {output.message}")
+def under(name: str, output: RewardOutput) -> RewardOutput:
+    """The output of a whole that is what its part ``name`` is."""
+    message = f"{name}: {output.message}" if output.error else ""
+    return RewardOutput(output.score, parts_under(name, output), output.error, message)

@@ -6,30 +6,33 @@ from typing import TYPE_CHECKING
 from pydantic import ConfigDict
 
 from posttrain.config import CustomConfig, component_union, load_object
-from posttrain.rewards.code.code import CodeConfig
-from posttrain.rewards.composition import GateConfig, ProductConfig, RouteConfig, WeightedPart, WeightedSumConfig
-from posttrain.rewards.format import FormatConfig
+from posttrain.rewards.code.code import CodeReward
+from posttrain.rewards.composition import (
+    EnsembleConfig,
+    GateConfig,
+    ProductConfig,
+    RouteConfig,
+    WeightedPart,
+    WeightedSumConfig,
+)
+from posttrain.rewards.format import FormatReward, RegexMatchReward
 from posttrain.rewards.instructions.instructions import InstructionsConfig
-from posttrain.rewards.instructions.json_schema import JsonSchemaConfig
-from posttrain.rewards.instructions.multiple_choice import MultipleChoiceConfig
-from posttrain.rewards.instructions.regex_match import RegexMatchConfig
-from posttrain.rewards.judge.generative import GenerativeConfig, RefereeConfig
-from posttrain.rewards.learned.ensemble import EnsembleConfig
-from posttrain.rewards.learned.goal_conditioned import GoalConditionedConfig
-from posttrain.rewards.learned.learned import LearnedConfig
-from posttrain.rewards.learned.token_reward import TokenRewardConfig
-from posttrain.rewards.math.exact_integer import ExactIntegerConfig
-from posttrain.rewards.math.math_answer import MathAnswerConfig
+from posttrain.rewards.instructions.json_schema import JsonSchemaReward
+from posttrain.rewards.instructions.multiple_choice import MultipleChoiceReward
+from posttrain.rewards.judge.generative import GenerativeReward, RefereeReward
+from posttrain.rewards.learned.goal_conditioned import GoalConditionedReward
+from posttrain.rewards.learned.learned import LearnedReward
+from posttrain.rewards.learned.token_reward import TokenReward
+from posttrain.rewards.math.exact_integer import ExactIntegerReward
+from posttrain.rewards.math.math_answer import MathAnswerReward
 from posttrain.rewards.on_error import BaseRewardConfig
-from posttrain.rewards.overlong import OverlongConfig
+from posttrain.rewards.penalties import OverlongReward, RepetitionReward
 from posttrain.rewards.references.bleu import BleuConfig, BleuRougeConfig
 from posttrain.rewards.references.reference import ChrfConfig, ExactMatchConfig, RougeLConfig, TokenF1Config
-from posttrain.rewards.remote.remote import RemoteConfig
-from posttrain.rewards.repetition import RepetitionConfig
-from posttrain.rewards.rescaling import ClipConfig, NormaliseConfig
+from posttrain.rewards.remote.remote import RemoteReward
+from posttrain.rewards.rescaling import ClipConfig, NormaliseConfig, ShuffledConfig
 from posttrain.rewards.reward import Reward
-from posttrain.rewards.shuffled import ShuffledConfig
-from posttrain.rewards.trl_function import TRLFunctionConfig, TRLFunctionReward
+from posttrain.rewards.trl_function import TRLFunctionReward
 
 
 class CustomRewardConfig(CustomConfig, BaseRewardConfig):
@@ -45,59 +48,51 @@ class CustomRewardConfig(CustomConfig, BaseRewardConfig):
         if inspect.isclass(component):
             reward: Reward = CustomConfig.build(self)
             return reward
-        return TRLFunctionReward(component, arguments=self.model_extra)
+        return TRLFunctionReward(function=component, arguments=self.model_extra or {})
 
     def build(self) -> Reward:  # type: ignore[override]
         return BaseRewardConfig.build(self)
 
 
-if TYPE_CHECKING:
-    RewardConfig = BaseRewardConfig
-else:
-    RewardConfig = component_union(
-        MathAnswerConfig,
-        ExactIntegerConfig,
-        CodeConfig,
-        FormatConfig,
-        RegexMatchConfig,
-        MultipleChoiceConfig,
-        InstructionsConfig,
-        JsonSchemaConfig,
-        OverlongConfig,
-        RepetitionConfig,
-        TRLFunctionConfig,
-        BleuConfig,
-        BleuRougeConfig,
-        ChrfConfig,
-        RougeLConfig,
-        ExactMatchConfig,
-        TokenF1Config,
-        WeightedSumConfig,
-        ProductConfig,
-        ClipConfig,
-        NormaliseConfig,
-        GateConfig,
-        RouteConfig,
-        ShuffledConfig,
-        RemoteConfig,
-        LearnedConfig,
-        GoalConditionedConfig,
-        TokenRewardConfig,
-        EnsembleConfig,
-        GenerativeConfig,
-        RefereeConfig,
-        custom=CustomRewardConfig,
-    )
-
-for _config in (
-    WeightedPart,
+REWARDS: tuple[type[BaseRewardConfig], ...] = (
+    MathAnswerReward,
+    ExactIntegerReward,
+    CodeReward,
+    FormatReward,
+    RegexMatchReward,
+    MultipleChoiceReward,
+    InstructionsConfig,
+    JsonSchemaReward,
+    OverlongReward,
+    RepetitionReward,
+    TRLFunctionReward,
+    BleuConfig,
+    BleuRougeConfig,
+    ChrfConfig,
+    RougeLConfig,
+    ExactMatchConfig,
+    TokenF1Config,
     WeightedSumConfig,
-    GateConfig,
-    RouteConfig,
-    ShuffledConfig,
-    EnsembleConfig,
     ProductConfig,
     ClipConfig,
     NormaliseConfig,
-):
+    GateConfig,
+    RouteConfig,
+    ShuffledConfig,
+    RemoteReward,
+    LearnedReward,
+    GoalConditionedReward,
+    TokenReward,
+    EnsembleConfig,
+    GenerativeReward,
+    RefereeReward,
+)
+
+if TYPE_CHECKING:
+    RewardConfig = BaseRewardConfig
+else:
+    RewardConfig = component_union(*REWARDS, custom=CustomRewardConfig)
+
+WeightedPart.model_rebuild(_types_namespace={"RewardConfig": RewardConfig})
+for _config in REWARDS:
     _config.model_rebuild(_types_namespace={"RewardConfig": RewardConfig})

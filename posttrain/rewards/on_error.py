@@ -36,51 +36,53 @@ class BaseRewardConfig(Config):
     def build(self) -> Reward:
         """The reward as configured."""
         reward = self.make()
-        if self.on_error == "stop":
-            return StopOnError(reward)
-        if self.error_score is not None:
-            return ScoreOnError(reward, self.error_score)
-        return reward
+        return reward if self.on_error == "drop" else WithErrorPolicy(reward, self.error_score)
 
 
-class StopOnError:
-    """A failure of ``reward`` ends the run."""
+class WithErrorPolicy:
+    """``reward`` whose failures end the run (``error_score`` None), or score ``error_score``: then the kind of failure
+    stays visible as the part ``error/<kind>``."""
 
-    def __init__(self, reward: Reward) -> None:
-        self.reward = reward
-        self.name = part_name(reward)
-
-    def score(self, inputs: Sequence[RewardInput]) -> list[RewardOutput]:
-        outputs = outputs_of(self.reward, inputs)
-        for item, output in zip(inputs, outputs, strict=True):
-            if output.error is not None:
-                raise RewardFailure(
-                    f"{self.name} could not judge a completion of example {item.example.id!r}: {output.error} "
-                    f"({output.message}). The reward is configured with on_error: stop; drop leaves such rollouts out."
-                )
-        return outputs
-
-    def close(self) -> None:
-        self.reward.close()
-
-
-class ScoreOnError:
-    """A failure of ``reward`` scores ``error_score``, and the kind stays visible as the part ``error/<kind>``."""
-
-    def __init__(self, reward: Reward, error_score: float) -> None:
+    def __init__(self, reward: Reward, error_score: float | None) -> None:
         self.reward = reward
         self.error_score = error_score
         self.name = part_name(reward)
 
     def score(self, inputs: Sequence[RewardInput]) -> list[RewardOutput]:
-        return [
-            output
-            if output.error is None
-            else replace(
-                output, score=self.error_score, parts={**output.parts, f"error/{output.error}": 1.0}, error=None
+        return [self._tolerated(*pair) for pair in zip(inputs, outputs_of(self.reward, inputs), strict=True)]
+
+    def _tolerated(self, item: RewardInput, output: RewardOutput) -> RewardOutput:
+        if output.error is None:
+            return output
+        if self.error_score is None:
+            raise RewardFailure(
+                f"{self.name} could not judge a completion of example {item.example.id!r}: {output.error} "
+                f"({output.message}). The reward is configured with on_error: stop; drop leaves such rollouts out."
             )
-            for output in outputs_of(self.reward, inputs)
-        ]
+        return replace(output, score=self.error_score, parts={**output.parts, f"error/{output.error}": 1.0}, error=None)
 
     def close(self) -> None:
         self.reward.close()
+
+
+class ConfiguredReward(BaseRewardConfig):
+    """A reward and its config in one: its keys, and how it judges. Only ``build`` puts the error policy around it."""
+
+    type: str
+
+    @property
+    def name(self) -> str:
+        return self.type
+
+    def make(self) -> Reward:
+        return self
+
+    def score(self, inputs: Sequence[RewardInput]) -> list[RewardOutput]:
+        return [self.judged(item) for item in inputs]
+
+    def judged(self, item: RewardInput) -> RewardOutput:
+        """The output of one completion, for a reward that looks at each by itself."""
+        raise NotImplementedError(f"{type(self).__name__} must define judged or score")
+
+    def close(self) -> None:
+        """Nothing to end."""

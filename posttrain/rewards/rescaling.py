@@ -1,9 +1,12 @@
-"""Another range for a reward's scores: clipped, or normalised. The score as it was stays visible as a part.
+"""Another range for a reward's scores: clipped, or normalised; and, as a control, another order.
 
 The config classes refer to ``RewardConfig`` and are completed by ``posttrain.rewards.config``.
 """
 
-from collections.abc import Sequence
+import math
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from itertools import groupby
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Literal
@@ -11,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field, model_validator
 
 from posttrain.rewards.checked import outputs_of
-from posttrain.rewards.composition import failed_part, parts_under
+from posttrain.rewards.composition import under
 from posttrain.rewards.on_error import BaseRewardConfig
 from posttrain.rewards.reward import Reward, RewardInput, RewardOutput, part_name
 
@@ -38,11 +41,12 @@ class ClipConfig(BaseRewardConfig):
         return self
 
     def make(self) -> Reward:
-        return ClipReward(self.reward.build(), self.low, self.high)
+        return clip(self.reward.build(), self.low, self.high)
 
 
 class NormaliseConfig(BaseRewardConfig):
-    """Scores on a common scale, so that a sum of several rewards weighs them as it says."""
+    """Scores on a common scale, so that a sum of several rewards weighs them as it says. BLEUBERI's ``bleu_rm`` (arXiv
+    2505.11080) is the sum of two z-scores, 0.5 each."""
 
     type: Literal["normalise"] = "normalise"
     reward: "RewardConfig"
@@ -60,63 +64,88 @@ class NormaliseConfig(BaseRewardConfig):
         return self
 
     def make(self) -> Reward:
-        return NormaliseReward(self.reward.build(), self.method, self.mean, self.std)
+        return normalise(self.reward.build(), self.method, self.mean, self.std)
 
 
-class ClipReward:
-    """min(max(score, low), high)."""
+class ShuffledConfig(BaseRewardConfig):
+    """``reward`` judges; its scores are then dealt out at random inside each group."""
 
-    name = "clip"
+    type: Literal["shuffled"] = "shuffled"
+    reward: "RewardConfig"
+    seed: int = Field(default=0, ge=0)
 
-    def __init__(self, reward: Reward, low: float | None = None, high: float | None = None) -> None:
-        self.reward = reward
-        self.low = float("-inf") if low is None else low
-        self.high = float("inf") if high is None else high
-
-    def score(self, inputs: Sequence[RewardInput]) -> list[RewardOutput]:
-        outputs = outputs_of(self.reward, inputs)
-        scores = [output.score for output in outputs if output.score is not None]
-        return _rescored(self.reward, outputs, [min(max(score, self.low), self.high) for score in scores])
-
-    def close(self) -> None:
-        self.reward.close()
+    def make(self) -> Reward:
+        return ShuffledReward(self.reward.build(), self.seed)
 
 
-class NormaliseReward:
-    """Scores as z-scores or on [0, 1] within their group, or by a mean and standard deviation that were fixed before.
+class RescaledReward:
+    """The scores of ``reward`` by ``rescale``, group by group; the score as it was stays visible as a part.
 
     Trainers score whole groups, so neighbours of one example are a group; statistics within the group mean nothing
-    where items come one by one, as through the scoring API. Failed rollouts take no part. BLEUBERI's ``bleu_rm``
-    (arXiv 2505.11080) is the sum of two z-scores, 0.5 each.
+    where items come one by one, as through the scoring API. Failed rollouts take no part.
     """
 
-    name = "normalise"
-
-    def __init__(self, reward: Reward, method: Method = "z_score", mean: float = 0.0, std: float = 1.0) -> None:
+    def __init__(self, name: str, reward: Reward, rescale: Callable[[list[float]], Sequence[float]]) -> None:
+        self.name = name
         self.reward = reward
-        self.method = method
-        self.mean = mean
-        self.std = std
+        self.rescale = rescale
 
     def score(self, inputs: Sequence[RewardInput]) -> list[RewardOutput]:
-        outputs = outputs_of(self.reward, inputs)
-        pairs = zip(inputs, outputs, strict=True)
-        rescaled: list[float] = []
-        for _, group in groupby(pairs, key=lambda pair: pair[0].example.id):
-            rescaled += self._normalised([output.score for _, output in group if output.score is not None])
-        return _rescored(self.reward, outputs, rescaled)
-
-    def _normalised(self, scores: list[float]) -> list[float]:
-        match self.method:
-            case "z_score":
-                return z_scores(scores)
-            case "min_max":
-                return min_max(scores)
-            case "fixed":
-                return [(score - self.mean) / self.std for score in scores]
+        name, rescaled = part_name(self.reward), list[RewardOutput]()
+        for _, group in grouped(inputs, outputs_of(self.reward, inputs)):
+            scores = iter(self.rescale([output.score for output in group if output.score is not None]))
+            wholes = [under(name, output) for output in group]
+            rescaled += [whole if whole.score is None else replace(whole, score=next(scores)) for whole in wholes]
+        return rescaled
 
     def close(self) -> None:
         self.reward.close()
+
+
+def clip(reward: Reward, low: float | None = None, high: float | None = None) -> RescaledReward:
+    """min(max(score, low), high)."""
+    least, most = -math.inf if low is None else low, math.inf if high is None else high
+    return RescaledReward("clip", reward, lambda scores: [min(max(score, least), most) for score in scores])
+
+
+def normalise(reward: Reward, method: Method = "z_score", mean: float = 0.0, std: float = 1.0) -> RescaledReward:
+    """z-scores or [0, 1] within the group, or (score - mean) / std."""
+
+    def fixed(scores: Sequence[float]) -> list[float]:
+        return [(score - mean) / std for score in scores]
+
+    return RescaledReward("normalise", reward, {"z_score": z_scores, "min_max": min_max, "fixed": fixed}[method])
+
+
+class ShuffledReward:
+    """A control: keeps every group's pass rate and takes away what it means.
+
+    The order depends on ``seed`` and on the completions of the group alone.
+    """
+
+    def __init__(self, reward: Reward, seed: int = 0) -> None:
+        self.reward = reward
+        self.seed = seed
+
+    def score(self, inputs: Sequence[RewardInput]) -> list[RewardOutput]:
+        shuffled: list[RewardOutput] = []
+        for items, dealt in grouped(inputs, outputs_of(self.reward, inputs)):
+            texts = "\x1f".join(item.completion for item in items)
+            random.Random(f"{self.seed}\x1f{items[0].example.id}\x1f{texts}").shuffle(dealt)
+            shuffled += dealt
+        return shuffled
+
+    def close(self) -> None:
+        self.reward.close()
+
+
+def grouped(
+    inputs: Sequence[RewardInput], outputs: Sequence[RewardOutput]
+) -> Iterator[tuple[list[RewardInput], list[RewardOutput]]]:
+    """Neighbours of one example, with their outputs."""
+    for _, group in groupby(zip(inputs, outputs, strict=True), key=lambda pair: pair[0].example.id):
+        pairs = list(group)
+        yield [item for item, _ in pairs], [output for _, output in pairs]
 
 
 def z_scores(scores: Sequence[float]) -> list[float]:
@@ -133,14 +162,3 @@ def min_max(scores: Sequence[float]) -> list[float]:
         return [0.0] * len(scores)
     low, high = min(scores), max(scores)
     return [(score - low) / (high - low) for score in scores]
-
-
-def _rescored(reward: Reward, outputs: Sequence[RewardOutput], scores: Sequence[float]) -> list[RewardOutput]:
-    """``outputs`` with ``scores`` in place of their own, in order, where they have one."""
-    name, remaining = part_name(reward), iter(scores)
-    return [
-        failed_part(name, output, parts_under(name, output))
-        if output.error
-        else RewardOutput(None if output.score is None else next(remaining), parts_under(name, output))
-        for output in outputs
-    ]

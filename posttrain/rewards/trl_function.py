@@ -5,7 +5,8 @@ completion; a conversational completion is a list of messages; None says that th
 """
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
 from typing import Any, Literal
 
 from pydantic import Field, field_validator
@@ -13,75 +14,59 @@ from pydantic import Field, field_validator
 from posttrain.config import load_object
 from posttrain.errors import RewardFailure
 from posttrain.rewards.checked import score_checked
-from posttrain.rewards.on_error import BaseRewardConfig
+from posttrain.rewards.on_error import ConfiguredReward
 from posttrain.rewards.reward import Reward, RewardInput, RewardOutput, part_name
 from posttrain.types import Example
 
 EXAMPLE_COLUMNS = ("id", "answer", "references", "demonstration", "task")
 
 
-class TRLFunctionConfig(BaseRewardConfig):
-    """``function: trl.rewards:accuracy_reward`` with ``columns: {solution: answer}``."""
+class TRLFunctionReward(ConfiguredReward):
+    """A TRL reward function: ``function: trl.rewards:accuracy_reward`` with ``columns: {solution: answer}``.
+
+    The columns it is given are the example's id, answer, references, demonstration and task, and every key of the
+    metadata (None where a row has no such key). A function that takes no ``**kwargs`` is given what it names. None
+    for a row becomes an output without score: a weighted sum leaves the part out of that row.
+    """
 
     type: Literal["trl_function"] = "trl_function"
-    function: str = Field(description="package.module:name")
+    function: str | Callable[..., Any] = Field(description="package.module:name")
     columns: dict[str, str] = Field(default_factory=dict, description="the function's column: our field or column")
     arguments: dict[str, Any] = Field(default_factory=dict, description="more keyword arguments, as they are")
 
     @field_validator("function")
     @classmethod
-    def _can_be_called(cls, path: str) -> str:
-        if not callable(load_object(path)):
-            raise ValueError(f"{path!r} is not a function")
-        return path
+    def _can_be_called(cls, function: str | Callable[..., Any]) -> str | Callable[..., Any]:
+        if isinstance(function, str) and not callable(load_object(function)):
+            raise ValueError(f"{function!r} is not a function")
+        return function
 
-    def make(self) -> Reward:
-        return TRLFunctionReward(load_object(self.function), self.columns, self.arguments)
+    @property
+    def name(self) -> str:
+        return str(getattr(self._loaded, "__name__", type(self._loaded).__name__))
 
-
-class TRLFunctionReward:
-    """A TRL reward function as a reward.
-
-    The columns it is given are the example's id, answer, references, demonstration and task, and every key of the
-    metadata (None where a row has no such key). A function that takes no ``**kwargs`` is given what it names. None
-    for a row becomes an output without score: a weighted sum leaves the part out of that row.
-
-    Args:
-        function: the TRL reward function.
-        columns: the function's name of a column → ours, for example ``{"solution": "answer"}``.
-        arguments: further keyword arguments, passed as they are.
-    """
-
-    def __init__(
-        self,
-        function: Callable[..., Any],
-        columns: Mapping[str, str] | None = None,
-        arguments: Mapping[str, Any] | None = None,
-    ) -> None:
-        self.function = function
-        self.name = str(getattr(function, "__name__", type(function).__name__))
-        self.columns = dict(columns or {})
-        self.arguments = dict(arguments or {})
-        parameters = inspect.signature(function).parameters.values()
-        self._takes_all = any(parameter.kind == parameter.VAR_KEYWORD for parameter in parameters)
-        self._named = [parameter.name for parameter in parameters]
-        self._required = [
-            parameter.name
-            for parameter in parameters
-            if parameter.default is parameter.empty
-            and parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
-        ]
+    @cached_property
+    def _loaded(self) -> Callable[..., Any]:
+        return load_object(self.function) if isinstance(self.function, str) else self.function
 
     def score(self, inputs: Sequence[RewardInput]) -> list[RewardOutput]:
-        scores = self.function(**self._keywords(inputs))
+        scores = self._loaded(**self._keywords(inputs))
         if not isinstance(scores, Iterable):
             raise RewardFailure(f"reward function {self.name} returned {type(scores).__name__}, not a list of scores.")
         return [RewardOutput(None if score is None else float(score)) for score in scores]
 
     def _keywords(self, inputs: Sequence[RewardInput]) -> dict[str, Any]:
-        keywords: dict[str, Any] = _example_columns(inputs) | {
+        metadata = dict.fromkeys(key for item in inputs for key in item.example.metadata)
+        keywords: dict[str, Any] = {key: [item.example.metadata.get(key) for item in inputs] for key in metadata}
+        keywords |= {name: [getattr(item.example, name) for item in inputs] for name in EXAMPLE_COLUMNS}
+        keywords |= {
             "prompts": [item.example.prompt for item in inputs],
-            "completions": [_completion_of(item) for item in inputs],
+            "completions": [
+                item.completion
+                if isinstance(item.example.prompt, str)
+                else [{"role": "assistant", "content": item.completion}]
+                for item in inputs
+            ],
             "completion_ids": [item.completion_ids for item in inputs],
         }
         for theirs, ours in self.columns.items():
@@ -92,28 +77,16 @@ class TRLFunctionReward:
                 )
             keywords[theirs] = keywords[ours]
         keywords |= self.arguments
-        missing = [name for name in self._required if name not in keywords]
+        parameters = inspect.signature(self._loaded).parameters.values()
+        takes_all = any(each.kind == each.VAR_KEYWORD for each in parameters)
+        named = [each for each in parameters if each.kind not in (each.VAR_KEYWORD, each.VAR_POSITIONAL)]
+        missing = [each.name for each in named if each.default is each.empty and each.name not in keywords]
         if missing:
             raise RewardFailure(
                 f"reward function {self.name} needs {', '.join(missing)}; the examples have "
                 f"{', '.join(sorted(keywords))}. Map a column with columns: {{{missing[0]}: NAME}}."
             )
-        return keywords if self._takes_all else {name: keywords[name] for name in self._named if name in keywords}
-
-    def close(self) -> None:
-        """Nothing to end."""
-
-
-def _example_columns(inputs: Sequence[RewardInput]) -> dict[str, list[Any]]:
-    metadata = dict.fromkeys(key for item in inputs for key in item.example.metadata)
-    columns = {key: [item.example.metadata.get(key) for item in inputs] for key in metadata}
-    return columns | {name: [getattr(item.example, name) for item in inputs] for name in EXAMPLE_COLUMNS}
-
-
-def _completion_of(item: RewardInput) -> str | list[dict[str, str]]:
-    if isinstance(item.example.prompt, str):
-        return item.completion
-    return [{"role": "assistant", "content": item.completion}]
+        return keywords if takes_all else {each.name: keywords[each.name] for each in named if each.name in keywords}
 
 
 def as_trl_function(reward: Reward) -> Callable[..., list[float | None]]:
@@ -140,7 +113,9 @@ def as_trl_function(reward: Reward) -> Callable[..., list[float | None]]:
         inputs = [
             RewardInput(
                 _example(row, prompt, {name: values[row] for name, values in rows.items()}),
-                _text(completion),
+                completion
+                if isinstance(completion, str)
+                else "\n".join(message.get("content") or "" for message in completion),
                 list(completion_ids[row]) if completion_ids is not None else [],
             )
             for row, (prompt, completion) in enumerate(zip(prompts, completions, strict=True))
@@ -155,9 +130,3 @@ def _example(row: int, prompt: Any, columns: dict[str, Any]) -> Example:
     fields = {name: columns.pop(name) for name in EXAMPLE_COLUMNS if columns.get(name) is not None}
     fields["id"] = str(fields.get("id", row))
     return Example(prompt=prompt, metadata=columns, **fields)
-
-
-def _text(completion: Any) -> str:
-    if isinstance(completion, str):
-        return completion
-    return "\n".join(message.get("content") or "" for message in completion)

@@ -13,6 +13,7 @@ from posttrain.rewards.judge.referee import Referee
 from posttrain.rewards.math.exact_integer import ExactIntegerReward
 from posttrain.rewards.reward import Reward
 from posttrain.tasks.arithmetic import ArithmeticConfig
+from posttrain.tasks.task import SplitTask
 from posttrain.types import Example
 
 RANDOM_SCORES = (3, 8)  # two, so that reinforcement has one thing to learn about each
@@ -37,38 +38,28 @@ class AdditionRefereeConfig(Config):
     seed: int = Field(default=0, ge=0, description="of the pairs")
 
     @model_validator(mode="after")
-    def _shares_and_problems_fit(self) -> "AdditionRefereeConfig":
+    def _shares_fit(self) -> "AdditionRefereeConfig":
         if self.preference + self.open > 1:
             raise ValueError("preference and open are shares of the problems: together at most 1")
-        if set(self.problems.operators) != {"+"}:
-            raise ValueError("problems.operators must be ['+']")
         return self
 
     def build(self) -> "AdditionRefereeTask":
-        """The task; its examples are made when they are first asked for."""
         return AdditionRefereeTask(self)
 
 
-class AdditionRefereeTask:
-    """``metadata["distance"]`` of a pair: by how much more the worse answer is off."""
+class AdditionRefereeTask(SplitTask):
+    """Verifiable, preference and open examples of different problems, or demonstrations of both forms. Every held-out
+    problem is there twice: to be solved, and as a pair. ``metadata["distance"]`` of a pair: by how much more the worse
+    answer is off."""
 
-    def __init__(self, config: AdditionRefereeConfig) -> None:
-        self.config = config
-
-    def train_examples(self) -> list[Example]:
-        """Verifiable, preference and open examples of different problems, or demonstrations of both forms."""
-        return list(self._examples[0])
-
-    def eval_examples(self) -> list[Example]:
-        """Every held-out problem twice: to be solved, and as a pair."""
-        return list(self._examples[1])
+    config: AdditionRefereeConfig
 
     def reward(self) -> Reward:
         """Exact match of the last integer."""
         return ExactIntegerReward()
 
     @cached_property
-    def _examples(self) -> tuple[list[Example], list[Example]]:
+    def _split(self) -> tuple[list[Example], list[Example]]:
         problems = self.config.problems.build()
         train, held_out = problems.train_examples(), problems.eval_examples()
         pairs = round(self.config.preference * len(train))

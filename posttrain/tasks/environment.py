@@ -15,6 +15,7 @@ from posttrain.config import Config
 from posttrain.data.prompt_format import PromptFormat
 from posttrain.errors import DataError
 from posttrain.rewards.reward import Reward, RewardInput, RewardOutput
+from posttrain.tasks.task import SplitTask
 from posttrain.types import Example
 
 
@@ -160,25 +161,17 @@ class EnvironmentDemonstrationsConfig(Config):
         return EnvironmentDemonstrations(self)
 
 
-class EnvironmentDemonstrations:
-    """For a supervised start in an environment that knows its solutions."""
+class EnvironmentDemonstrations(SplitTask):
+    """For a supervised start in an environment that knows its solutions: an example for each turn of each solution, and
+    none held out."""
 
-    def __init__(self, config: EnvironmentDemonstrationsConfig) -> None:
-        self.config = config
+    config: EnvironmentDemonstrationsConfig
 
-    def train_examples(self) -> list[Example]:
-        """An example for each turn of each solution."""
+    @cached_property
+    def _split(self) -> tuple[list[Example], list[Example]]:
         environment = self.config.environment.build()
         tasks = self.config.environment.task_ids("train")[: self.config.episodes]
-        return [example for task_id in tasks for example in self._turns(environment, task_id)]
-
-    def eval_examples(self) -> list[Example]:
-        """None."""
-        return []
-
-    def reward(self) -> None:
-        """None: turns are imitated."""
-        return None
+        return [example for task_id in tasks for example in self._turns(environment, task_id)], []
 
     def _turns(self, environment: Any, task_id: str) -> list[Example]:
         turns = environment.solution(task_id, self.config.seed)

@@ -3,13 +3,14 @@
 import random
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
 from posttrain.data.dataset import DatasetConfig, LoadedExamples, load_examples
 from posttrain.data.pass_rate import PassRateBucket, filter_by_pass_rate, repeat_by_pass_rate
 from posttrain.errors import DataError
+from posttrain.tasks.task import SplitTask
 from posttrain.types import Example
 
 
@@ -34,18 +35,26 @@ class FileTaskConfig(DatasetConfig):
         return self
 
 
-class FileTask:
-    """Loads its rows when they are first asked for. A prompt that is held out is not trained on."""
+class RowsConfig(FileTaskConfig):
+    """A user's own rows, without a judgement of their own: ``{type: rows, path: data.jsonl, columns: {prompt: q}}``."""
 
-    def __init__(self, config: FileTaskConfig) -> None:
-        self.config = config
+    type: Literal["rows"] = "rows"
+
+    def build(self) -> "FileTask":
+        return FileTask(self)
+
+
+class FileTask(SplitTask):
+    """A prompt that is held out is not trained on.
+
+    Raises (asked for examples):
+        DataError: a file or row cannot be used, or no training example is left.
+    """
+
+    config: FileTaskConfig
 
     def train_examples(self) -> list[Example]:
-        """The training rows, filtered and repeated by pass rate as configured.
-
-        Raises:
-            DataError: a file or row cannot be used, or no example is left.
-        """
+        """The training rows, filtered and repeated by pass rate as configured."""
         examples = self._split[0]
         if self.config.pass_rate_range is not None:
             examples = filter_by_pass_rate(examples, *self.config.pass_rate_range)
@@ -54,14 +63,6 @@ class FileTask:
         if not examples:
             raise DataError(f"no training example of {self.config.path} is left by eval_fraction and pass rates")
         return list(examples)
-
-    def eval_examples(self) -> list[Example]:
-        """The held-out rows; none if the config names none.
-
-        Raises:
-            DataError: a file or row cannot be used.
-        """
-        return list(self._split[1])
 
     def load(self, config: DatasetConfig) -> LoadedExamples:
         """The checked rows of one file; a subclass may read a format of its own."""

@@ -1,15 +1,13 @@
 """Word problems as in GSM8K (arXiv 2110.14168): ``question``, and ``answer`` that ends in ``#### number``."""
 
 import re
-from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, model_validator
 
-from posttrain.data.dataset import DatasetConfig, LoadedExamples, collect_examples, resolve_columns
-from posttrain.data.fields import FieldError, example_from_values
+from posttrain.data.dataset import DatasetConfig, LoadedExamples, load_examples
+from posttrain.data.fields import FieldError
 from posttrain.data.prompt_format import PromptFormat
-from posttrain.data.rows import Row, read_rows
 from posttrain.rewards.reward import Reward
 from posttrain.tasks.file_task import FileTask, FileTaskConfig
 from posttrain.types import Example
@@ -37,7 +35,6 @@ class GSM8KConfig(FileTaskConfig):
         return self
 
     def build(self) -> "GSM8KTask":
-        """The task; its files are read when its examples are first asked for."""
         return GSM8KTask(self)
 
 
@@ -46,23 +43,13 @@ class GSM8KTask(FileTask):
     the answer in the same form."""
 
     def load(self, config: DatasetConfig) -> LoadedExamples:
-        rows = read_rows(config.path, config.name, config.split, config.revision)
-        columns = resolve_columns(config.path, rows, {"prompt": "question", "demonstration": "answer"})
-        stem = Path(config.path).name.split(".")[0]
-
-        def convert(row: Row) -> Example:
-            example = example_from_values(
-                row.values, columns, {"prompt", "demonstration"}, config.format, default_id=f"{stem}:{row.number}"
-            )
-            return with_gold(example)
-
-        return collect_examples(config.path, rows, convert, config.bad_rows)
+        return load_examples(config, {"prompt": "question", "demonstration": "answer"}, with_gold)
 
     def reward(self) -> Reward:
         """``math_answer``: equality of numbers and expressions, judged in worker processes."""
-        from posttrain.rewards.math.math_answer import MathAnswerConfig
+        from posttrain.rewards.math.math_answer import MathAnswerReward
 
-        return MathAnswerConfig().build()
+        return MathAnswerReward()
 
 
 def with_gold(example: Example) -> Example:

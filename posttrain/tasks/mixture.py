@@ -11,7 +11,7 @@ from posttrain.errors import DataError
 from posttrain.rewards.composition import RouteReward
 from posttrain.rewards.reward import Reward
 from posttrain.tasks.file_task import prompt_key
-from posttrain.tasks.task import Task
+from posttrain.tasks.task import SplitTask, Task
 from posttrain.types import Example
 
 if TYPE_CHECKING:
@@ -27,28 +27,19 @@ class MixtureConfig(Config):
     parts: dict[MixedKind, "TaskConfig"] = Field(min_length=1)
 
     def build(self) -> "MixtureTask":
-        """The task; its parts load their examples when they are first asked for."""
         return MixtureTask({kind: part.build() for kind, part in self.parts.items()})
 
 
-class MixtureTask:
-    """The examples of all parts; ``Example.task`` is the part's kind, and ids begin with it."""
+class MixtureTask(SplitTask):
+    """The examples of all parts; ``Example.task`` is the part's kind, and ids begin with it.
+
+    Raises (asked for examples):
+        DataError: a prompt is in preference and open data, or in preference data and another part's held-out data:
+            who learned to rank its answers knows them.
+    """
 
     def __init__(self, parts: dict[MixedKind, Task]) -> None:
         self.parts = parts
-
-    def train_examples(self) -> list[Example]:
-        """Those of every part.
-
-        Raises:
-            DataError: a prompt is in preference and open data, or in preference data and another part's held-out data:
-                who learned to rank its answers knows them.
-        """
-        return list(self._examples[0])
-
-    def eval_examples(self) -> list[Example]:
-        """Those of every part."""
-        return list(self._examples[1])
 
     def reward(self) -> Reward:
         """Each part's own; an example of a part without one cannot be judged."""
@@ -56,7 +47,7 @@ class MixtureTask:
         return RouteReward({kind: reward for kind, reward in rewards.items() if reward is not None})
 
     @cached_property
-    def _examples(self) -> tuple[list[Example], list[Example]]:
+    def _split(self) -> tuple[list[Example], list[Example]]:
         train = [_of_kind(kind, each) for kind, part in self.parts.items() for each in part.train_examples()]
         held_out = [_of_kind(kind, each) for kind, part in self.parts.items() for each in part.eval_examples()]
         ranked = {prompt_key(example): example.id for example in train if example.task == "preference"}

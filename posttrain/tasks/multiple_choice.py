@@ -11,7 +11,7 @@ from posttrain.data.dataset import DatasetConfig, LoadedExamples, collect_exampl
 from posttrain.data.fields import ExampleField, FieldError, example_from_values
 from posttrain.data.prompt_format import PromptFormat
 from posttrain.data.rows import Row, read_rows
-from posttrain.rewards.instructions.multiple_choice import MultipleChoiceConfig
+from posttrain.rewards.instructions.multiple_choice import MultipleChoiceReward
 from posttrain.rewards.reward import Reward
 from posttrain.tasks.file_task import FileTask, FileTaskConfig
 from posttrain.types import Example
@@ -48,7 +48,7 @@ class MultipleChoiceTask(FileTask):
 
     def reward(self) -> Reward:
         """1 where the chosen letter is the answer."""
-        return MultipleChoiceConfig(letters=LETTERS).build()
+        return MultipleChoiceReward(letters=LETTERS).build()
 
     def _example(self, row: Row, columns: Mapping[ExampleField, str], default_id: str) -> Example:
         options = row.values.get(self.config.options_column)

@@ -11,7 +11,6 @@ from posttrain.data.conversation import conversation
 from posttrain.data.dataset import DatasetConfig, LoadedExamples, collect_examples
 from posttrain.data.fields import FIELDS, FieldError, example_from_values
 from posttrain.data.rows import Row, read_rows
-from posttrain.rewards.reward import Reward
 from posttrain.tasks.file_task import FileTask, FileTaskConfig
 from posttrain.types import Example
 
@@ -30,7 +29,6 @@ class PreferenceConfig(FileTaskConfig):
     margin_column: str = Field(default="margin", description="a number; rows without it have margin 0")
 
     def build(self) -> "PreferenceTask":
-        """The task; its files are read when its examples are first asked for."""
         return PreferenceTask(self)
 
 
@@ -49,21 +47,25 @@ class PreferenceTask(FileTask):
                 values, columns, {"prompt", "candidates"}, config.format, default_id=f"{stem}:{row.number}"
             )
             example.task = "preference"
-            return checked(example, columns["candidates"])
+            if len(set(example.candidates)) < max(2, len(example.candidates)):
+                problem = "has two equal completions, or fewer than two: nothing is preferred"
+                raise FieldError("candidates", columns["candidates"], problem)
+            return example
 
         rows = read_rows(config.path, config.name, config.split, config.revision)
         return collect_examples(config.path, rows, convert, config.bad_rows)
-
-    def reward(self) -> Reward | None:
-        """None: preferences judge no new completion."""
-        return None
 
     def _ranked(self, values: Mapping[str, Any], prompt: str, candidates: str) -> dict[str, Any]:
         """``values`` with the pair as two candidates, and a margin under that name."""
         chosen, rejected, margin = self.config.chosen_column, self.config.rejected_column, self.config.margin_column
         others = {name: value for name, value in values.items() if name not in (chosen, rejected, margin)}
         if values.get(margin) is not None:
-            others["margin"] = finite(values[margin], margin)
+            try:
+                others["margin"] = float(values[margin])
+            except (TypeError, ValueError) as error:
+                raise FieldError("margin", margin, f"is {values[margin]!r}, not a number") from error
+            if not math.isfinite(others["margin"]):
+                raise FieldError("margin", margin, f"is {others['margin']}, not a finite number")
         if candidates in values:
             return others
         sides = [conversation(values.get(name), name) for name in (chosen, rejected)]
@@ -75,29 +77,3 @@ class PreferenceTask(FileTask):
         elif any(len(side) != 1 for side in sides):
             raise FieldError(chosen, chosen, f"or {rejected!r} has several turns beside a prompt; give one answer")
         return others | {candidates: [side[-1]["content"] for side in sides]}
-
-
-def checked(example: Example, column: str) -> Example:
-    """``example``, if its candidates can be told apart.
-
-    Raises:
-        FieldError: there are fewer than two, or two are equal.
-    """
-    if len(set(example.candidates)) < max(2, len(example.candidates)):
-        raise FieldError("candidates", column, "has two equal completions, or fewer than two: nothing is preferred")
-    return example
-
-
-def finite(value: Any, column: str) -> float:
-    """A number as a float.
-
-    Raises:
-        FieldError: it is none, or not finite.
-    """
-    try:
-        number = float(value)
-    except (TypeError, ValueError) as error:
-        raise FieldError("margin", column, f"is {value!r}, not a number") from error
-    if not math.isfinite(number):
-        raise FieldError("margin", column, f"is {number}, not a finite number")
-    return number

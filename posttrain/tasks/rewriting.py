@@ -15,6 +15,7 @@ from posttrain.data.rows import read_rows
 from posttrain.errors import DataError
 from posttrain.rewards.references.bleu import BleuConfig
 from posttrain.rewards.reward import Reward
+from posttrain.tasks.task import SplitTask
 from posttrain.types import Example
 
 Instruction = Literal["reverse", "pairs", "riffle", "sort"]
@@ -58,17 +59,15 @@ class RewritingConfig(Config):
         return self
 
     def build(self) -> "RewritingTask":
-        """The task; its rows are made when they are first asked for."""
         return RewritingTask(self)
 
 
-class RewritingTask:
+class RewritingTask(SplitTask):
     """No held-out sentence is a training sentence, also not of another seed. ``Example.metadata`` holds
     ``instruction`` and ``words``, their number; ``candidates`` are an answer, and one with two words exchanged: what a
     reward model learns from."""
 
-    def __init__(self, config: RewritingConfig) -> None:
-        self.config = config
+    config: RewritingConfig
 
     def train_examples(self) -> list[Example]:
         """``train_size`` rows, or those of them that ``ids_from`` names.
@@ -76,7 +75,7 @@ class RewritingTask:
         Raises:
             DataError: ``ids_from`` cannot be read, or names other rows.
         """
-        rows = {example.id: example for example in self._rows[1]}
+        rows = {example.id: example for example in self._split[0]}
         if self.config.ids_from is None:
             return [*rows.values()]
         ids = [str(row.values.get("id")) for row in read_rows(self.config.ids_from)]
@@ -84,17 +83,13 @@ class RewritingTask:
             raise DataError(f"data.ids_from: {self.config.ids_from} names {unknown[0]!r}, which is no training row")
         return [rows[name] for name in ids]
 
-    def eval_examples(self) -> list[Example]:
-        """``eval_size`` rows that are not trained on."""
-        return list(self._rows[0])
-
     def reward(self) -> Reward:
         """BLEU as BLEUBERI uses it."""
         return BleuConfig().build()
 
     @cached_property
-    def _rows(self) -> tuple[list[Example], list[Example]]:
-        """Held-out rows, which do not depend on ``train_size``, and training rows."""
+    def _split(self) -> tuple[list[Example], list[Example]]:
+        """The held-out rows do not depend on ``train_size``."""
         config, rng = self.config, random.Random(f"rewriting/{self.config.seed}")
         held_out = self._draw(rng, config.eval_size, held_out=True)
         train = self._draw(rng, config.train_size, held_out=False)
@@ -102,7 +97,7 @@ class RewritingTask:
             references = [example.references for example in train]
             for example, others in zip(train, references[1:] + references[:1], strict=True):
                 example.references = others
-        return held_out, train
+        return train, held_out
 
     def _draw(self, rng: random.Random, size: int, held_out: bool) -> list[Example]:
         config, sentences = self.config, dict[str, Instruction]()

@@ -1,6 +1,7 @@
 """The task protocol: where examples come from and how a completion of one is judged."""
 
-from typing import Protocol
+from functools import cached_property
+from typing import Any, Protocol
 
 from posttrain.rewards.reward import Reward
 from posttrain.types import Example
@@ -18,3 +19,24 @@ class Task(Protocol):
     def eval_examples(self) -> list[Example]: ...
 
     def reward(self) -> Reward | None: ...
+
+
+class SplitTask:
+    """A task whose examples are made, or loaded, when they are first asked for: ``_split``, training and held-out."""
+
+    def __init__(self, config: Any) -> None:
+        self.config = config
+
+    def train_examples(self) -> list[Example]:
+        return list(self._split[0])
+
+    def eval_examples(self) -> list[Example]:
+        return list(self._split[1])
+
+    def reward(self) -> Reward | None:
+        """None: the job names the reward."""
+        return None
+
+    @cached_property
+    def _split(self) -> tuple[list[Example], list[Example]]:
+        raise NotImplementedError(f"{type(self).__name__} must define _split")

@@ -4,12 +4,11 @@ import random
 from functools import cached_property
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from posttrain.config import Config
-from posttrain.rewards.reward import Reward
-from posttrain.tasks.arithmetic import ArithmeticConfig
-from posttrain.tasks.expression import running_totals
+from posttrain.tasks.arithmetic import ArithmeticConfig, running_totals
+from posttrain.tasks.task import SplitTask
 from posttrain.types import Example
 
 
@@ -24,37 +23,17 @@ class TotalsPreferenceConfig(Config):
     largest_error: int = Field(default=9, ge=1, description="most that the wrong total is off by")
     seed: int = Field(default=0, ge=0, description="of the errors")
 
-    @model_validator(mode="after")
-    def _totals_are_of_sums(self) -> "TotalsPreferenceConfig":
-        if set(self.problems.operators) != {"+"}:
-            raise ValueError("problems.operators must be ['+']: the completions are running totals")
-        return self
-
     def build(self) -> "TotalsPreferenceTask":
-        """The task; its examples are made when they are first asked for."""
         return TotalsPreferenceTask(self)
 
 
-class TotalsPreferenceTask:
-    """Two candidates an example. ``metadata["difficulty"]`` and ``["skill"]`` are the problem's."""
+class TotalsPreferenceTask(SplitTask):
+    """One pair of candidates for each problem."""
 
-    def __init__(self, config: TotalsPreferenceConfig) -> None:
-        self.config = config
-
-    def train_examples(self) -> list[Example]:
-        """One pair for each training problem of ``problems``."""
-        return list(self._examples[0])
-
-    def eval_examples(self) -> list[Example]:
-        """One pair for each held-out problem."""
-        return list(self._examples[1])
-
-    def reward(self) -> Reward | None:
-        """None: preferences judge no new completion."""
-        return None
+    config: TotalsPreferenceConfig
 
     @cached_property
-    def _examples(self) -> tuple[list[Example], list[Example]]:
+    def _split(self) -> tuple[list[Example], list[Example]]:
         problems = self.config.problems.build()
         train, held_out = problems.train_examples(), problems.eval_examples()
         return [self._pair(example) for example in train], [self._pair(example) for example in held_out]

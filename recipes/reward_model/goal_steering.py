@@ -19,7 +19,7 @@ from typing import Any
 from posttrain.build import run_job
 from posttrain.data.chat import PromptEncoder
 from posttrain.job import METHODS, Job, load_job
-from posttrain.rewards.learned.goal_conditioned import GoalConditionedConfig, GoalConditionedReward
+from posttrain.rewards.learned.goal_conditioned import GoalConditionedReward
 from posttrain.rewards.learned.guided_decoding import decode_guided
 from posttrain.rewards.learned.trajectory_filter import Ballot, Vote, filter_outcome, fit_threshold
 from posttrain.rewards.reward import RewardInput
@@ -109,7 +109,7 @@ def measure(
     third = len(votes) // 3
     threshold = fit_threshold(votes[:third], WINDOW)
     outcome = filter_outcome(votes[third:], WINDOW, threshold)
-    lowest = GoalConditionedReward(reward.scorer, reward.goal, pooling="min")
+    lowest = reward.model_copy(update={"pooling": "min"})
     right: dict[str, list[bool]] = {"sampled": [], "best_of_n": [], "guided_by_min": [], "guided_by_last": []}
     for example, group, of_group in list(zip(examples, groups, votes, strict=True))[third:]:
         best = max(range(ROLLOUTS), key=lambda index: min(of_group.ballots[index].q_values))
@@ -142,7 +142,7 @@ def main() -> None:
         write_pairs(folder / "pairs.jsonl", train, sample(engine, encoder, train))
         for arm, contrastive in ARMS.items():
             reward_job = reward_model_job(policy, folder / "pairs.jsonl", contrastive, folder / arm, seed)
-            reward = GoalConditionedConfig(model=str(run_job(reward_job, resume="auto").model_folder)).build()
+            reward = GoalConditionedReward(model=str(run_job(reward_job, resume="auto").model_folder)).build()
             rows.append({"arm": arm, "seed": seed, **measure(engine, reward, encoder, task.eval_examples())})
             print(json.dumps(rows[-1]), flush=True)
     names = [name for name in rows[0] if name not in ("arm", "seed")]

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from posttrain.build import run_job
 from posttrain.job import load_job
-from posttrain.rewards.learned.goal_conditioned import GoalConditionedConfig
+from posttrain.rewards.learned.goal_conditioned import GoalConditionedReward
 from posttrain.rewards.reward import Reward, RewardInput
 from posttrain.types import Example
 
@@ -57,7 +57,7 @@ def aurocs(reward: Reward, pairs: Pairs, finished: bool) -> dict[str, float]:
 
 def measure(model: Path, examples: Sequence[Example]) -> dict[str, float]:
     """What the readings of ``model`` are worth on whole completions and on beginnings."""
-    reward = GoalConditionedConfig(model=str(model)).build()
+    reward = GoalConditionedReward(model=str(model)).build()
     partial = beginnings(examples)
     unfinished, ended = aurocs(reward, partial, finished=False), aurocs(reward, partial, finished=True)
     whole = aurocs(reward, [(example, example.candidates) for example in examples], finished=True)

@@ -111,7 +111,7 @@ def test_files_may_start_from_others(path: Path, tmp_path: Path) -> None:
     short.write_text("base: ../comparison.yaml\nseeds: [9]\n")
     comparison = load_comparison(short)
     assert comparison.job_file.resolve() == (tmp_path / "jobs" / "job.yaml").resolve()
-    assert comparison.seeds == (9,)
+    assert comparison.config.seeds == [9]
     assert comparison.output == Path("runs/compare/short/gate")
 
 

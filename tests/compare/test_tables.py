@@ -20,7 +20,7 @@ def result(arms: tuple[str, ...] = ARMS, seeds: tuple[int, ...] = (1, 2, 3)) -> 
         for index, arm in enumerate(arms)
         for seed in seeds
     ]
-    return ComparisonResult(config, seeds, rows)
+    return ComparisonResult(config, rows)
 
 
 def test_terminal_tables_are_80_columns_wide() -> None:

@@ -82,9 +82,11 @@ def with_rate(rate: object) -> Example:
     return Example(id=str(rate), prompt="p", metadata={"pass_rate": rate})
 
 
-def test_repeats_follow_the_half_open_buckets_of_oreal() -> None:
+def test_repeats_follow_half_open_buckets() -> None:
+    limits = [(0.0, 0.2, 6), (0.2, 0.6, 4), (0.6, 0.8, 2)]
+    table = [PassRateBucket(low=low, high=high, repeats=repeats) for low, high, repeats in limits]
     rates = [0.0, 0.1999, 0.2, 0.4, 0.59, 0.6, 0.7999, 0.8, 1]
-    repeated = Counter(ids(repeat_by_pass_rate([with_rate(rate) for rate in rates])))
+    repeated = Counter(ids(repeat_by_pass_rate([with_rate(rate) for rate in rates], table)))
     expected = {"0.0": 6, "0.1999": 6, "0.2": 4, "0.4": 4, "0.59": 4, "0.6": 2, "0.7999": 2}
     assert repeated == expected
 
@@ -96,7 +98,7 @@ def test_repeats_of_another_table_keep_the_order() -> None:
 
 def test_the_range_of_pass_rates_is_closed() -> None:
     rates = [with_rate(rate) for rate in (0.0, 0.5, 0.8, 0.81)]
-    assert ids(filter_by_pass_rate(rates)) == ["0.0", "0.5", "0.8"]
+    assert ids(filter_by_pass_rate(rates, 0.0, 0.8)) == ["0.0", "0.5", "0.8"]
     assert ids(filter_by_pass_rate(rates, 0.1, 0.5)) == ["0.5"]
 
 

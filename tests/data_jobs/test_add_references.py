@@ -12,9 +12,9 @@ from typer.testing import CliRunner
 
 from posttrain.cli.main import app
 from posttrain.config_file import load_config
-from posttrain.data_jobs.add_references import add_references, estimate, load_rows
+from posttrain.data_jobs.add_references import add_references, estimate
 from posttrain.data_jobs.config import AddReferencesConfig
-from posttrain.data_jobs.pool import PoolConfig, read_pool
+from posttrain.data_jobs.pool import PoolConfig, prompt_rows, read_pool
 from posttrain.errors import JobError
 
 Script = Callable[[str], tuple[int, str]]
@@ -81,7 +81,7 @@ output: {tmp_path}/out
 
 def add(job: Path, *overrides: str) -> tuple[list[str], list[str]]:
     config = load_config(AddReferencesConfig, job, overrides)
-    return add_references(config, load_rows(config))
+    return add_references(config, prompt_rows(config.data))
 
 
 def command(job: Path, *further: str) -> Any:
@@ -148,10 +148,10 @@ def test_the_estimate_counts_only_what_is_missing(job: Path, server: Server) -> 
     assert result.stdout.splitlines()[1].split() == ["strong", "4", "2", "200k", "4.00", "8", "s"]
     assert (server.prompts, (job.parent / "out").exists()) == ([], False)
     config = load_config(AddReferencesConfig, job, [*overrides, "models.strong.answerer.requests_per_minute=3"])
-    assert list(estimate(config, load_rows(config)))[1].split()[-1] == "1:20"
+    assert list(estimate(config, prompt_rows(config.data)))[1].split()[-1] == "1:20"
     server.script = lambda prompt: (200 if prompt == "q0" else 500, "fine")
     add(job)
-    assert list(estimate(config, load_rows(config)))[1].split()[1:4] == ["3", "2", "150k"]
+    assert list(estimate(config, prompt_rows(config.data)))[1].split()[1:4] == ["3", "2", "150k"]
 
 
 def test_requests_keep_to_the_rate(job: Path, server: Server) -> None:
@@ -196,7 +196,7 @@ def test_what_was_paid_for_before_an_interruption_is_kept(job: Path, server: Ser
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        add_references(config, load_rows(config), interrupted)
+        add_references(config, prompt_rows(config.data), interrupted)
     asked_before = list(server.prompts)
     assert len(asked_before) <= 3, "what waited is not asked any more"
     assert len(read(job.parent / "out" / "answers" / "strong.jsonl")) == 2

@@ -23,8 +23,8 @@ from posttrain.evaluation.held_out import answer_and_score
 from posttrain.rewards.references.bleu import BleuConfig
 from posttrain.rollout.config import TransformersEngineConfig
 from posttrain.rollout.transformers_engine import TransformersEngine
+from posttrain.tasks.file_task import RowsConfig
 from posttrain.tasks.rewriting import RewritingConfig
-from posttrain.tasks.rows import RowsConfig
 from posttrain.types import Rollout
 
 ROOT = Path(__file__).parents[2]

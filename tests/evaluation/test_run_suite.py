@@ -66,7 +66,7 @@ run: {{folder: {tmp_path}/run, seed: 5}}
 def test_repeated_answers_categories_and_contamination(tmp_path: Path, tiny_model_folder: Path) -> None:
     task = ADDITIONS | {"max_operand": 9}
     reward = {"type": "regex_match", "pattern": "[0-4]"}
-    config = {"task": task, "reward": reward, "sampling": SAMPLED, "rollouts": 4, "vote": "text", "category": "skill"}
+    config = {"task": task, "reward": reward, "sampling": SAMPLED, "rollouts": 4, "vote": "text", "category": "carries"}
     trained = tmp_path / "train.jsonl"
     first = suite(a=config).sets["a"].task.build().eval_examples()[0]
     trained.write_text(json.dumps({"text": f"we know that {first.prompt} 3"}) + "\n")

@@ -95,6 +95,8 @@ def test_group_normalised_uses_n_minus_one_and_epsilon() -> None:
     deviation = (4 * 0.25 / 3) ** 0.5
     value = 0.5 / (deviation + 1e-4)
     assert_equal(group_normalised(rewards), value, -value, -value, value)
+    two = 0.5 / (0.5**0.5 + 1e-4)
+    assert_equal(group_normalised(float64(1, 0)), two, -two)
 
 
 def test_batch_normalised_centres_in_the_group_and_scales_by_the_batch() -> None:
@@ -103,6 +105,12 @@ def test_batch_normalised_centres_in_the_group_and_scales_by_the_batch() -> None
     deviation = (sum((r - mean) ** 2 for r in (1, 0, 0, 5, 3)) / 4) ** 0.5
     assert_equal(first * (deviation + 1e-4), 2 / 3, -1 / 3, -1 / 3)
     assert_equal(second * (deviation + 1e-4), 1.0, -1.0)
+
+
+def test_batch_normalised_of_two_rewards() -> None:
+    (only,) = batch_normalised([float64(1, 0)])
+    two = 0.5 / (0.5**0.5 + 1e-4)
+    assert_equal(only, two, -two)
 
 
 def test_batch_normalised_without_anything_to_compare() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from posttrain.errors import RewardFailure
 from posttrain.rewards.checked import ErrorBudget, score_checked
-from posttrain.rewards.on_error import ScoreOnError, StopOnError
+from posttrain.rewards.on_error import WithErrorPolicy
 from posttrain.rewards.reward import Reward, RewardInput, RewardOutput, part_name
 from posttrain.types import ErrorKind, Example, Rollout, RolloutGroup
 
@@ -95,21 +95,21 @@ def test_a_reward_that_does_not_apply_is_an_error_in_the_end() -> None:
 
 def test_names() -> None:
     assert part_name(always(RewardOutput(1.0))) == "by_function"
-    assert part_name(ScoreOnError(TooFew(lambda item: RewardOutput(1.0)), 0.0)) == "too_few"
+    assert part_name(WithErrorPolicy(TooFew(lambda item: RewardOutput(1.0)), 0.0)) == "too_few"
 
 
 def test_on_error_stop() -> None:
-    assert StopOnError(always(RewardOutput(1.0))).score(inputs(1))[0].score == 1
+    assert WithErrorPolicy(always(RewardOutput(1.0)), None).score(inputs(1))[0].score == 1
     with pytest.raises(
         RewardFailure, match=r"by_function could not judge .*'gsm8k-0': timeout \(no result after 5 s\)"
     ):
-        score_checked(StopOnError(always(RewardOutput(None, error="timeout", message="no result after 5 s"))), inputs())
+        late = always(RewardOutput(None, error="timeout", message="no result after 5 s"))
+        score_checked(WithErrorPolicy(late, None), inputs())
 
 
 def test_on_error_score_keeps_the_kind_visible() -> None:
-    output = score_checked(ScoreOnError(always(RewardOutput(None, {"length": 3.0}, error="crashed")), -1.0), inputs(1))[
-        0
-    ]
+    crashed = always(RewardOutput(None, {"length": 3.0}, error="crashed"))
+    output = score_checked(WithErrorPolicy(crashed, -1.0), inputs(1))[0]
     assert (output.score, output.error) == (-1.0, None)
     assert output.parts == {"length": 3.0, "error/crashed": 1.0}
 

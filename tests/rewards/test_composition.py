@@ -6,7 +6,7 @@ import pytest
 
 from posttrain.errors import RewardFailure
 from posttrain.rewards.checked import score_checked
-from posttrain.rewards.composition import GateReward, ProductReward, RouteReward, WeightedSumReward
+from posttrain.rewards.composition import GateReward, RouteReward, product, weighted_sum
 from posttrain.rewards.reward import RewardInput, RewardOutput
 from posttrain.types import Example
 
@@ -38,22 +38,20 @@ def completions(*texts: str, **fields: object) -> list[RewardInput]:
 def test_weighted_sum() -> None:
     answer = Table({"x": RewardOutput(1.0, {"by_box": 1.0}), "y": 0.0})
     length = Table({"x": -0.5, "y": -1.0})
-    outputs = score_checked(
-        WeightedSumReward({"answer": (2.0, answer), "length": (0.5, length)}), completions("x", "y")
-    )
+    outputs = score_checked(weighted_sum({"answer": (2.0, answer), "length": (0.5, length)}), completions("x", "y"))
     assert outputs[0] == RewardOutput(1.75, {"answer": 1.0, "answer/by_box": 1.0, "length": -0.5})
     assert outputs[1] == RewardOutput(-0.5, {"answer": 0.0, "length": -1.0})
 
 
 def test_weighted_sum_leaves_out_a_part_that_does_not_apply() -> None:
-    reward = WeightedSumReward({"a": (2.0, Table({"x": 1.0, "y": None})), "b": (1.0, Table({"x": None, "y": None}))})
+    reward = weighted_sum({"a": (2.0, Table({"x": 1.0, "y": None})), "b": (1.0, Table({"x": None, "y": None}))})
     first, second = score_checked(reward, completions("x", "y"))
     assert first == RewardOutput(2.0, {"a": 1.0})
     assert (second.score, second.error) == (None, "invalid_input")
 
 
 def test_weighted_sum_with_a_failed_part_is_an_error() -> None:
-    reward = WeightedSumReward({"a": (1.0, Table({"x": 1.0, "y": 1.0})), "b": (0.0, Table({"x": FAILED, "y": 0.0}))})
+    reward = weighted_sum({"a": (1.0, Table({"x": 1.0, "y": 1.0})), "b": (0.0, Table({"x": FAILED, "y": 0.0}))})
     failed, fine = score_checked(reward, completions("x", "y"))
     assert (failed.score, failed.error, failed.message) == (None, "timeout", "b: no result after 5 s")
     assert failed.parts == {"a": 1.0, "b/seen": 1.0}
@@ -61,7 +59,7 @@ def test_weighted_sum_with_a_failed_part_is_an_error() -> None:
 
 
 def test_a_part_that_is_not_finite_is_an_error() -> None:
-    output = score_checked(WeightedSumReward({"a": (0.0, Table({"x": float("nan")}))}), completions("x"))[0]
+    output = score_checked(weighted_sum({"a": (0.0, Table({"x": float("nan")}))}), completions("x"))[0]
     assert (output.score, output.error) == (None, "not_finite")
 
 
@@ -71,11 +69,11 @@ def test_an_inner_reward_that_breaks_its_contract_is_the_one_named() -> None:
             raise RuntimeError("no model")
 
     with pytest.raises(RewardFailure, match=r"^Broken 'table' raised RuntimeError: no model"):
-        score_checked(WeightedSumReward({"a": (1.0, GateReward(Broken({}), Table({})))}), completions("x"))
+        score_checked(weighted_sum({"a": (1.0, GateReward(Broken({}), Table({})))}), completions("x"))
 
 
 def test_product() -> None:
-    reward = ProductReward({"a": Table({"x": 0.5, "y": 0.0, "z": None}), "b": Table({"x": -4.0, "y": 3.0, "z": 2.0})})
+    reward = product({"a": Table({"x": 0.5, "y": 0.0, "z": None}), "b": Table({"x": -4.0, "y": 3.0, "z": 2.0})})
     x, y, z = score_checked(reward, completions("x", "y", "z"))
     assert x == RewardOutput(-2.0, {"a": 0.5, "b": -4.0})
     assert y == RewardOutput(0.0, {"a": 0.0, "b": 3.0})
@@ -83,7 +81,7 @@ def test_product() -> None:
 
 
 def test_product_with_a_failed_part_is_an_error_even_beside_a_0() -> None:
-    output = score_checked(ProductReward({"a": Table({"x": 0.0}), "b": Table({"x": FAILED})}), completions("x"))[0]
+    output = score_checked(product({"a": Table({"x": 0.0}), "b": Table({"x": FAILED})}), completions("x"))[0]
     assert (output.score, output.error, output.parts) == (None, "timeout", {"a": 0.0, "b/seen": 1.0})
 
 
@@ -143,5 +141,5 @@ def test_route_by_metadata_with_and_without_default() -> None:
 def test_closing_closes_every_part() -> None:
     tables = [Table({}, name=str(number)) for number in range(5)]
     gate = GateReward(tables[0], tables[1])
-    WeightedSumReward({"a": (1.0, gate), "b": (1.0, RouteReward({"x": tables[2]}, default=tables[3]))}).close()
+    weighted_sum({"a": (1.0, gate), "b": (1.0, RouteReward({"x": tables[2]}, default=tables[3]))}).close()
     assert [table.closed for table in tables] == [True, True, True, True, False]

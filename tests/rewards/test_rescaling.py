@@ -7,9 +7,9 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from posttrain.rewards.checked import score_checked
-from posttrain.rewards.composition import WeightedSumReward
+from posttrain.rewards.composition import weighted_sum
 from posttrain.rewards.config import RewardConfig
-from posttrain.rewards.rescaling import ClipReward, NormaliseReward
+from posttrain.rewards.rescaling import clip, normalise
 from posttrain.rewards.reward import RewardInput, RewardOutput
 from posttrain.types import Example
 
@@ -36,7 +36,7 @@ def inputs(*ids: str) -> list[RewardInput]:
 
 
 def test_clip_keeps_the_score_as_it_was_in_the_parts() -> None:
-    outputs = score_checked(ClipReward(Listed(-3.0, 0.25, 7.0, FAILED), low=-1.0, high=2.0), inputs(*"aabb"))
+    outputs = score_checked(clip(Listed(-3.0, 0.25, 7.0, FAILED), low=-1.0, high=2.0), inputs(*"aabb"))
     assert outputs[:3] == [
         RewardOutput(-1.0, {"listed": -3.0}),
         RewardOutput(0.25, {"listed": 0.25}),
@@ -47,43 +47,43 @@ def test_clip_keeps_the_score_as_it_was_in_the_parts() -> None:
 
 
 def test_clip_on_one_side() -> None:
-    assert [o.score for o in score_checked(ClipReward(Listed(-3.0, 7.0), low=-1.0), inputs(*"ab"))] == [-1.0, 7.0]
-    assert [o.score for o in score_checked(ClipReward(Listed(-3.0, 7.0), high=1.0), inputs(*"ab"))] == [-3.0, 1.0]
+    assert [o.score for o in score_checked(clip(Listed(-3.0, 7.0), low=-1.0), inputs(*"ab"))] == [-1.0, 7.0]
+    assert [o.score for o in score_checked(clip(Listed(-3.0, 7.0), high=1.0), inputs(*"ab"))] == [-3.0, 1.0]
 
 
 def test_z_scores_are_of_the_group() -> None:
-    reward = NormaliseReward(Listed(1.0, 2.0, 3.0, 10.0, 30.0))
+    reward = normalise(Listed(1.0, 2.0, 3.0, 10.0, 30.0))
     outputs = score_checked(reward, inputs(*"aaabb"))
     assert [o.score for o in outputs] == pytest.approx([-1, 0, 1, -(0.5**0.5), 0.5**0.5])
     assert outputs[3].parts == {"listed": 10.0}
 
 
 def test_min_max_is_of_the_group() -> None:
-    outputs = score_checked(NormaliseReward(Listed(1.0, 2.0, 5.0, -10.0, 30.0), "min_max"), inputs(*"aaabb"))
+    outputs = score_checked(normalise(Listed(1.0, 2.0, 5.0, -10.0, 30.0), "min_max"), inputs(*"aaabb"))
     assert [o.score for o in outputs] == [0.0, 0.25, 1.0, 0.0, 1.0]
 
 
 @pytest.mark.parametrize("method", ["z_score", "min_max"])
 def test_a_group_without_spread_is_0(method: str) -> None:
-    outputs = score_checked(NormaliseReward(Listed(0.1, 0.1, 0.1, 5.0), method), inputs(*"aaab"))  # type: ignore[arg-type]
+    outputs = score_checked(normalise(Listed(0.1, 0.1, 0.1, 5.0), method), inputs(*"aaab"))  # type: ignore[arg-type]
     assert [o.score for o in outputs] == [0.0, 0.0, 0.0, 0.0]
 
 
 def test_failed_rollouts_take_no_part_in_the_statistics() -> None:
-    outputs = score_checked(NormaliseReward(Listed(1.0, FAILED, 3.0, None)), inputs(*"aaaa"))
+    outputs = score_checked(normalise(Listed(1.0, FAILED, 3.0, None)), inputs(*"aaaa"))
     assert [o.score for o in outputs] == pytest.approx([-(0.5**0.5), None, 0.5**0.5, None])
     assert [o.error for o in outputs] == [None, "timeout", None, "invalid_input"]
 
 
 def test_fixed_statistics_do_not_look_at_the_group() -> None:
-    outputs = score_checked(NormaliseReward(Listed(1.0, 2.0, 9.0), "fixed", mean=1.0, std=4.0), inputs(*"aab"))
+    outputs = score_checked(normalise(Listed(1.0, 2.0, 9.0), "fixed", mean=1.0, std=4.0), inputs(*"aab"))
     assert [o.score for o in outputs] == [0.0, 0.25, 2.0]
 
 
 def test_the_mean_of_two_z_scores() -> None:
-    bleu = NormaliseReward(Listed(0.1, 0.2, 0.3))
-    model = NormaliseReward(Listed(100.0, 50.0, 0.0))
-    outputs = score_checked(WeightedSumReward({"bleu": (0.5, bleu), "rm": (0.5, model)}), inputs(*"aaa"))
+    bleu = normalise(Listed(0.1, 0.2, 0.3))
+    model = normalise(Listed(100.0, 50.0, 0.0))
+    outputs = score_checked(weighted_sum({"bleu": (0.5, bleu), "rm": (0.5, model)}), inputs(*"aaa"))
     assert [o.score for o in outputs] == pytest.approx([0.0, 0.0, 0.0])
     assert outputs[0].parts == pytest.approx({"bleu": -1, "bleu/listed": 0.1, "rm": 1, "rm/listed": 100})
 

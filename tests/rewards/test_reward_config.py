@@ -10,7 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from posttrain.errors import RewardFailure
 from posttrain.rewards.checked import score_checked
-from posttrain.rewards.composition import GateReward, WeightedSumReward
+from posttrain.rewards.composition import GateReward, JoinedReward
 from posttrain.rewards.config import RewardConfig
 from posttrain.rewards.reward import Reward, RewardInput, RewardOutput
 from posttrain.types import Example
@@ -119,7 +119,7 @@ def test_on_error_at_any_depth() -> None:
     assert judge(whole, "x").score == -0.5
     with pytest.raises(RewardFailure, match=r"failing could not judge .*'row': unavailable \(no judge\)"):
         judge(build({**failing, "on_error": "stop"}), "x")
-    assert isinstance(build({"type": "weighted_sum", "parts": parts}), WeightedSumReward)
+    assert isinstance(build({"type": "weighted_sum", "parts": parts}), JoinedReward)
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,8 @@
 """The control keeps every group's scores and breaks their order, alike in every run."""
 
 from posttrain.rewards.math.exact_integer import ExactIntegerReward
+from posttrain.rewards.rescaling import ShuffledReward
 from posttrain.rewards.reward import RewardInput
-from posttrain.rewards.shuffled import ShuffledReward
 from posttrain.types import Example
 
 

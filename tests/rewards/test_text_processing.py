@@ -32,10 +32,6 @@ def test_the_defaults_are_bleuberis() -> None:
         ({"strip_thinking": True}, "<think>a <answer>7</answer></think><answer>8</answer>", "8"),
         ({"strip_thinking": True, "thinking_tags": ("[T]", "[/T]")}, "[T]why[/T] <think>", "<think>"),
         ({"strip_thinking": True}, "no block", "no block"),
-        ({"unwrap_code_fences": True}, "Run:\n```python\nx = 1\n```\nDone", "Run:\nx = 1\nDone"),
-        ({"unwrap_code_fences": True}, "```\nx = 1\n```", "x = 1"),
-        ({"unwrap_code_fences": True}, "~~~sh\nls\n~~~", "ls"),
-        ({"unwrap_code_fences": True}, "the ```x``` inline", "the ```x``` inline"),
         ({"unicode_normalisation": "NFC"}, "e\u0301 ﬁ", "\u00e9 ﬁ"),
         ({"unicode_normalisation": "NFKC"}, "e\u0301 ﬁ １", "\u00e9 fi 1"),
     ],
@@ -44,27 +40,6 @@ def test_options(keys: dict[str, Any], text: str, kept: str) -> None:
     assert TextProcessing(**keys).of_completion(text) == kept
 
 
-@pytest.mark.parametrize(
-    ("text", "kept"),
-    [
-        ("hello<|im_end|>", "hello"),
-        ("<|im_start|>assistant\nhello<|im_end|>\n<|im_start|>user\nmore", "hello"),
-        ("<|start_header_id|>assistant<|end_header_id|>\n\nhello<|eot_id|>", "hello"),
-        ("<|begin_of_text|><|start_header_id|>assistant<|end_header_id|>\n\nhello<|eot_id|>", "hello"),
-        ("<|assistant|>\nhello</s>", "hello"),
-        ("<start_of_turn>model\nhello<end_of_turn>\n", "hello"),
-        ("<s>hello</s>", "hello"),
-        ("[/INST] hello [INST] more", "hello"),
-        ("hello<|endoftext|>next document", "hello"),
-        ("a < b, c |> d and [x]", "a < b, c |> d and [x]"),
-        ("assistant\nhello", "assistant\nhello"),
-        ("<|im_end|>", ""),
-    ],
-)
-def test_chat_markers(text: str, kept: str) -> None:
-    assert TextProcessing(strip_chat_markers=True).of_completion(text) == kept
-
-
 def test_references_get_the_same_spelling() -> None:
-    text = TextProcessing(unicode_normalisation="NFC", unwrap_code_fences=True)
-    assert text.of_reference("```\ne\u0301\n```") == "\u00e9\n"
+    text = TextProcessing(unicode_normalisation="NFC")
+    assert text.of_reference("e\u0301\n") == "\u00e9\n"

@@ -8,7 +8,7 @@ import pytest
 
 from posttrain.errors import RewardFailure
 from posttrain.rewards.checked import score_checked
-from posttrain.rewards.composition import WeightedSumReward
+from posttrain.rewards.composition import weighted_sum
 from posttrain.rewards.math.math_answer import MathAnswerReward
 from posttrain.rewards.reward import Reward, RewardInput, RewardOutput
 from posttrain.rewards.trl_function import TRLFunctionReward, as_trl_function
@@ -28,7 +28,7 @@ def test_the_function_is_called_as_trl_calls_it() -> None:
         seen.update(prompts=prompts, completions=completions, **kwargs)
         return [1, 0]
 
-    outputs = score_checked(TRLFunctionReward(function), ROWS)
+    outputs = score_checked(TRLFunctionReward(function=function), ROWS)
     assert outputs == [RewardOutput(1.0), RewardOutput(0.0)]
     assert seen["prompts"] == [MESSAGES, "plain"]
     assert seen["completions"] == [[{"role": "assistant", "content": "five"}], "six"]
@@ -40,22 +40,25 @@ def test_a_function_without_kwargs_gets_what_it_names() -> None:
     def function(completions: list[Any], solution: list[str], bonus: float = 0.0) -> list[float]:
         return [float(text == "5") + bonus for text in solution]
 
-    reward = TRLFunctionReward(function, columns={"solution": "answer"}, arguments={"bonus": 0.5})
+    reward = TRLFunctionReward(function=function, columns={"solution": "answer"}, arguments={"bonus": 0.5})
     assert [output.score for output in score_checked(reward, ROWS)] == [1.5, 0.5]
     with pytest.raises(RewardFailure, match=r"reward function function needs solution; the examples have answer, comp"):
-        score_checked(TRLFunctionReward(function), ROWS)
+        score_checked(TRLFunctionReward(function=function), ROWS)
     with pytest.raises(RewardFailure, match=r"columns maps 'solution' to 'soluton', which the examples do not have"):
-        score_checked(TRLFunctionReward(function, columns={"solution": "soluton"}), ROWS)
+        score_checked(TRLFunctionReward(function=function, columns={"solution": "soluton"}), ROWS)
 
 
 def test_none_leaves_the_part_out() -> None:
     def only_first(completions: list[Any], **kwargs: Any) -> list[float | None]:
         return [2.0, None]
 
-    other = TRLFunctionReward(lambda completions, **kwargs: [1.0] * len(completions))
-    both = WeightedSumReward({"first": (1.0, TRLFunctionReward(only_first)), "other": (1.0, other)})
+    other = TRLFunctionReward(function=lambda completions, **kwargs: [1.0] * len(completions))
+    both = weighted_sum({"first": (1.0, TRLFunctionReward(function=only_first)), "other": (1.0, other)})
     assert [output.score for output in score_checked(both, ROWS)] == [3.0, 1.0]
-    assert [output.error for output in score_checked(TRLFunctionReward(only_first), ROWS)] == [None, "invalid_input"]
+    assert [output.error for output in score_checked(TRLFunctionReward(function=only_first), ROWS)] == [
+        None,
+        "invalid_input",
+    ]
 
 
 def test_a_bad_function_is_named() -> None:
@@ -63,19 +66,19 @@ def test_a_bad_function_is_named() -> None:
         return [1.0]
 
     with pytest.raises(RewardFailure, match=r"TRLFunctionReward 'short' returned 1 outputs for 2 completions"):
-        score_checked(TRLFunctionReward(short), ROWS)
+        score_checked(TRLFunctionReward(function=short), ROWS)
 
     def fails(completions: list[Any], **kwargs: Any) -> list[float]:
         raise ValueError("no luck")
 
     with pytest.raises(RewardFailure, match=r"TRLFunctionReward 'fails' raised ValueError: no luck \(at .*test_trl"):
-        score_checked(TRLFunctionReward(fails), ROWS)
+        score_checked(TRLFunctionReward(function=fails), ROWS)
 
     def nothing(completions: list[Any], **kwargs: Any) -> None:
         return None
 
     with pytest.raises(RewardFailure, match=r"function nothing returned NoneType, not a list"):
-        score_checked(TRLFunctionReward(nothing), ROWS)
+        score_checked(TRLFunctionReward(function=nothing), ROWS)
 
 
 class Seen:
@@ -111,7 +114,7 @@ def test_a_reward_in_trls_form() -> None:
 
 def test_there_and_back_is_the_same_reward() -> None:
     reward: Reward = MathAnswerReward(timeout_s=20)
-    there_and_back = TRLFunctionReward(as_trl_function(reward))
+    there_and_back = TRLFunctionReward(function=as_trl_function(reward))
     rows = [RewardInput(Example("a", MESSAGES, "1/2"), r"\boxed{0.5}"), RewardInput(Example("b", "?", "2"), "it is 3")]
     assert there_and_back.name == "math_answer"
     assert [output.score for output in score_checked(there_and_back, rows)] == [1.0, 0.0]
@@ -120,13 +123,13 @@ def test_there_and_back_is_the_same_reward() -> None:
 
 def test_trls_own_functions_are_rewards() -> None:
     trl_rewards = pytest.importorskip("trl.rewards")
-    accuracy = TRLFunctionReward(trl_rewards.accuracy_reward, columns={"solution": "answer"})
+    accuracy = TRLFunctionReward(function=trl_rewards.accuracy_reward, columns={"solution": "answer"})
     rows = [
         RewardInput(Example("a", MESSAGES, "$\\frac{1}{2}$"), r"\boxed{0.5}"),
         RewardInput(Example("b", MESSAGES, "$\\frac{1}{2}$"), r"\boxed{2}"),
     ]
     assert [output.score for output in score_checked(accuracy, rows)] == [1.0, 0.0]
-    thinking = TRLFunctionReward(trl_rewards.think_format_reward)
+    thinking = TRLFunctionReward(function=trl_rewards.think_format_reward)
     row = RewardInput(Example("a", MESSAGES), "<think>\nso\n</think>\n5")
     assert score_checked(thinking, [row])[0].score == 1.0
 

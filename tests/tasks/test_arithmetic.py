@@ -5,22 +5,21 @@ import time
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from posttrain.errors import JobError
 from posttrain.rewards.math.exact_integer import ExactIntegerReward
 from posttrain.rewards.reward import Reward, RewardInput
-from posttrain.tasks.arithmetic import ArithmeticConfig, ArithmeticTask
+from posttrain.tasks.arithmetic import ArithmeticConfig, ArithmeticTask, addition_columns, carries, running_totals
 from posttrain.types import Example
 
 SETTINGS: list[dict[str, Any]] = [
     {},
     {"max_operand": 999, "working": "columns"},
-    {"operators": ["+", "-"], "terms": 3, "working": "steps"},
     {"max_operand": 9, "terms": 4, "working": "totals", "answers_only": 2},
-    {"operators": ["*"], "terms": 3, "max_operand": 30},
-    {"operators": ["+", "-", "*"], "terms": 5, "parentheses": True, "working": "steps"},
-    {"min_carries": 1, "max_carries": 1, "max_operand": 999},
+    {"max_carries": 1, "max_operand": 999},
 ]
 
 
@@ -73,17 +72,13 @@ def test_held_out_problems_do_not_depend_on_the_training_size() -> None:
     assert task(train_size=10).eval_examples() == task(train_size=1000).eval_examples()
 
 
-@pytest.mark.parametrize("operators", [["+"], ["*"], ["-"], ["+", "-"]])
-def test_no_problem_is_on_both_sides(operators: list[str]) -> None:
-    made = task(max_operand=19, operators=operators, train_size=200, eval_size=40)
+def test_no_problem_is_on_both_sides() -> None:
+    made = task(max_operand=19, train_size=200, eval_size=40)
     train = {problem(example) for example in made.train_examples()}
-    held_out = [problem(example) for example in made.eval_examples()]
     assert len(train) == 200
-    for text in held_out:
+    for text in map(problem, made.eval_examples()):
         assert text not in train
-        if operators in (["+"], ["*"]):
-            sign = operators[0]
-            assert sign.join(reversed(text.split(sign))) not in train
+        assert "+".join(reversed(text.split("+"))) not in train
 
 
 def test_examples_that_a_caller_changes_stay_in_the_task() -> None:
@@ -92,19 +87,10 @@ def test_examples_that_a_caller_changes_stay_in_the_task() -> None:
     assert len(made.train_examples()) == 300
 
 
-def test_metadata() -> None:
-    made = task(max_operand=999, min_carries=2, max_carries=2)
-    for example in made.train_examples():
+def test_operands_and_carries() -> None:
+    for example in task(max_operand=999, max_carries=1).train_examples():
         assert problem(example) == "+".join(map(str, example.metadata["operands"]))
-        assert example.metadata["difficulty"] == 3
-        assert example.metadata["skill"] == "+, 2 terms, 2 carries"
-
-
-def test_carries_are_kept_to_the_range() -> None:
-    counts = {
-        e.metadata["difficulty"] - 1 for e in task(max_operand=999, min_carries=1, max_carries=2).train_examples()
-    }
-    assert counts == {1, 2}
+        assert carries(example.metadata["operands"]) <= 1
 
 
 def test_prompt_can_be_a_conversation() -> None:
@@ -127,24 +113,59 @@ def test_more_problems_than_there_are() -> None:
     with pytest.raises(JobError, match=r"data\.train_size: asked for 300 different problems, found \d+; raise max_op"):
         task(max_operand=9).train_examples()
     with pytest.raises(JobError, match=r"data\.eval_size: asked for 50 different problems, found 0; "):
-        task(max_operand=9, min_carries=5).eval_examples()
+        task(min_operand=9, max_operand=9, max_carries=0).eval_examples()
 
 
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
         ({"min_operand": 10, "max_operand": 9}, "min_operand 10 is above max_operand 9"),
-        ({"operators": ["+", "-"], "min_carries": 1}, "are for additions"),
-        ({"min_carries": 2, "max_carries": 1}, "min_carries 2 is above max_carries 1"),
-        ({"terms": 3, "working": "columns"}, "use working: steps"),
-        ({"operators": ["+", "-"], "working": "totals"}, "totals is for additions"),
-        ({"operators": ["/"]}, "Input should be '\\+', '-' or '\\*'"),
+        ({"terms": 3, "working": "columns"}, "use working: totals"),
         ({"operand": 3}, "Extra inputs are not permitted"),
     ],
 )
 def test_settings_that_cannot_be(keys: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         ArithmeticConfig.model_validate(keys)
+
+
+# ---- the working --------------------------------------------------------------------------------------------------
+
+
+def test_running_totals() -> None:
+    assert running_totals([3, 5, 8, 2]) == "8,16,18"
+
+
+@pytest.mark.parametrize(
+    ("numbers", "count"),
+    [([12, 34], 0), ([57, 68], 2), ([99, 1], 2), ([5, 5], 1), ([0, 0], 0), ([999, 1], 3), ([95, 5, 100], 2), ([7], 0)],
+)
+def test_carries(numbers: list[int], count: int) -> None:
+    assert carries(numbers) == count
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "columns"),
+    [
+        (57, 68, "7+8=15 5+6+1=12 125"),
+        (12, 34, "2+4=6 1+3=4 46"),
+        (5, 120, "5+0=5 0+2=2 0+1=1 125"),
+        (0, 0, "0+0=0 0"),
+        (99, 1, "9+1=10 9+0+1=10 100"),
+    ],
+)
+def test_addition_columns(a: int, b: int, columns: str) -> None:
+    assert addition_columns(a, b) == columns
+
+
+@given(a=st.integers(0, 10**6), b=st.integers(0, 10**6))
+def test_every_column_is_a_true_sum_and_the_answer_is_last(a: int, b: int) -> None:
+    *columns, answer = addition_columns(a, b).split(" ")
+    assert int(answer) == a + b
+    assert len(columns) == len(str(max(a, b)))
+    for column in columns:
+        left, right = column.split("=")
+        assert eval(left) == int(right)
 
 
 # ---- the judgement ------------------------------------------------------------------------------------------------
@@ -191,7 +212,7 @@ def test_the_judgement_is_a_reward_and_costs_microseconds() -> None:
     reward = task().reward()
     assert isinstance(reward, Reward)
     inputs = [RewardInput(Example(id="e", prompt="p", answer="46"), "2+4=6 1+3=4 46")] * 10_000
-    start = time.perf_counter()
+    start = time.process_time()
     reward.score(inputs)
-    assert (time.perf_counter() - start) / len(inputs) < 1e-4
+    assert (time.process_time() - start) / len(inputs) < 1e-4
     reward.close()

@@ -13,9 +13,8 @@ from posttrain.errors import DataError
 from posttrain.rewards.reward import RewardInput
 from posttrain.tasks.arithmetic import ArithmeticConfig
 from posttrain.tasks.config import TaskConfig
-from posttrain.tasks.file_task import prompt_key
+from posttrain.tasks.file_task import FileTask, RowsConfig, prompt_key
 from posttrain.tasks.gsm8k import GSM8KConfig, GSM8KTask, gold_number
-from posttrain.tasks.rows import RowsConfig, RowsTask
 from posttrain.types import Example
 
 SHARED_GSM8K = Path(__file__).parents[2] / ".." / "shared" / "data" / "gsm8k"
@@ -26,7 +25,7 @@ def write_lines(path: Path, *rows: dict[str, Any]) -> str:
     return str(path)
 
 
-def rows_task(path: str, **keys: Any) -> RowsTask:
+def rows_task(path: str, **keys: Any) -> FileTask:
     return RowsConfig.model_validate({"path": path, **keys}).build()
 
 

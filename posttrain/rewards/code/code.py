@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal, TypeGuard
 
 from pydantic import Field
@@ -17,7 +18,7 @@ from posttrain.rewards.code.sandbox import (
     run_tests,
 )
 from posttrain.rewards.math.answer_extraction import after_thinking
-from posttrain.rewards.on_error import BaseRewardConfig
+from posttrain.rewards.on_error import ConfiguredReward
 from posttrain.rewards.reward import Reward, RewardInput, RewardOutput
 
 _FENCED = re.compile(r"^([ \t]*)(```+|~~~+)[^`\n]*\n(.*?)(?:^[ \t]*\2|\Z)", re.MULTILINE | re.DOTALL)
@@ -25,8 +26,20 @@ _FENCED = re.compile(r"^([ \t]*)(```+|~~~+)[^`\n]*\n(.*?)(?:^[ \t]*\2|\Z)", re.M
 SHOWN = 200
 
 
-class CodeConfig(BaseRewardConfig):
-    """Rows have ``test`` and ``entry_point`` (HumanEval), ``test_list`` (MBPP), or ``inputs`` and ``outputs``."""
+class CodeReward(ConfiguredReward):
+    """1 for a program that passes every test of its row, else 0; or the share of the tests.
+
+    The program is the last fenced block of the completion (that defines ``entry_point``, if one does), or the whole
+    completion. With HumanEval's columns it continues the prompt (or the column ``code_prompt``; of messages, what the
+    last one fences), unless it defines ``entry_point`` itself. Its functions run in a process of their own and give the
+    tests plain data only. With ``inputs`` and ``outputs`` each input is one run, which must end with status 0 and print
+    the output, trailing white space aside; runs after one that is timed out are not tried.
+
+    Parts: ``tests_passed``, the share; ``timed_out``, 1 where the clock ended the program, which scores as wrong.
+
+    Errors: ``invalid_input`` for a row without tests or with one that cannot run; ``crashed`` where the sandbox, not
+    the program, failed.
+    """
 
     type: Literal["code"] = "code"
     credit: Literal["all", "fraction"] = Field(
@@ -46,42 +59,14 @@ class CodeConfig(BaseRewardConfig):
     thinking_tags: tuple[str, str] = Field(default=("<think>", "</think>"), description="text within is no program")
 
     def make(self) -> Reward:
-        names = SandboxSettings.__slots__
-        settings = SandboxSettings(**{name: getattr(self, name) for name in names})
-        return CodeReward(settings, credit=self.credit, workers=self.workers, thinking_tags=self.thinking_tags)
+        """Raises: SandboxUnavailable, where this machine does not isolate programs (see ``SandboxPool``)."""
+        assert self._pool is not None  # started and tried here
+        return self
 
-
-class CodeReward:
-    """1 for a program that passes every test of its row, else 0; or the share of the tests.
-
-    The program is the last fenced block of the completion (that defines ``entry_point``, if one does), or the whole
-    completion. With HumanEval's columns it continues the prompt (or the column ``code_prompt``; of messages, what the
-    last one fences), unless it defines ``entry_point`` itself. Its functions run in a process of their own and give the
-    tests plain data only. With ``inputs`` and ``outputs`` each input is one run, which must end with status 0 and print
-    the output, trailing white space aside; runs after one that is timed out are not tried.
-
-    Parts: ``tests_passed``, the share; ``timed_out``, 1 where the clock ended the program, which scores as wrong.
-
-    Errors: ``invalid_input`` for a row without tests or with one that cannot run; ``crashed`` where the sandbox, not
-    the program, failed.
-
-    Raises:
-        SandboxUnavailable: when made: this machine does not isolate programs (see ``sandbox.SandboxPool``).
-    """
-
-    name = "code"
-
-    def __init__(
-        self,
-        settings: SandboxSettings,
-        *,
-        credit: Literal["all", "fraction"] = "all",
-        workers: int = 2,
-        thinking_tags: tuple[str, str] = ("<think>", "</think>"),
-    ) -> None:
-        self.credit = credit
-        self.thinking_tags = thinking_tags
-        self._pool = SandboxPool(settings, workers)
+    @cached_property
+    def _pool(self) -> SandboxPool:
+        settings = SandboxSettings(**{name: getattr(self, name) for name in SandboxSettings.__slots__})
+        return SandboxPool(settings, self.workers)
 
     def score(self, inputs: Sequence[RewardInput]) -> list[RewardOutput]:
         results = self._pool.map(self._judge, inputs)

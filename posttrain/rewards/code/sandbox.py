@@ -75,18 +75,8 @@ class SandboxCrashed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class SandboxSettings:
-    """What a program may do.
-
-    Args:
-        isolation: ``rlimits_only`` leaves out the namespaces: files and network are within a program's reach.
-        timeout_s: wall-clock seconds; of processor time, a second more.
-        memory_mb: address space of each process.
-        disk_mb: the private folder, and each file in it.
-        processes: processes and threads.
-        output_kb: standard output; a program that prints more is ended.
-        python: the interpreter (3.11 or later) whose packages a program may import; "" is the one that this
-            process's virtual environment was made from.
-    """
+    """What a program may do: keys of ``CodeReward``, free of pydantic for interpreters without it. Processor time is
+    limited to a second more than ``timeout_s``. ``python``: 3.11 or later; "" is that of this virtual environment."""
 
     isolation: Literal["namespaces", "rlimits_only"] = "namespaces"
     timeout_s: float = 10.0

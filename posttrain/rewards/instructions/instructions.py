@@ -33,11 +33,8 @@ class InstructionsConfig(BaseRewardConfig):
     def make(self) -> Reward:
         missing = [library for library in ("langdetect", "nltk") if find_spec(library) is None]
         if missing:
-            raise JobError(
-                f"type: instructions needs {' and '.join(missing)}, which this Python does not have: "
-                "pip install 'posttrain[instructions]'"
-            )
-        return InstructionsReward(score=self.score, mode=self.mode, timeout_s=self.timeout_s, workers=self.workers)
+            raise JobError(f"type: instructions needs {' and '.join(missing)}: pip install 'posttrain[instructions]'")
+        return InstructionsReward(self)
 
 
 class InstructionsReward:
@@ -54,20 +51,11 @@ class InstructionsReward:
 
     name = "instructions"
 
-    def __init__(
-        self,
-        *,
-        score: Literal["instruction", "prompt"] = "instruction",
-        mode: Literal["strict", "loose"] = "strict",
-        timeout_s: float = 5.0,
-        workers: int = 2,
-    ) -> None:
-        self.score_part = f"{mode}_{score}"
-        self.mode = mode
+    def __init__(self, config: InstructionsConfig) -> None:
+        self.config = config
         # nltk brings numpy, whose threads reserve more address space than the usual limit where there are many cores.
-        self._pool = WorkerPool(
-            "posttrain.rewards.instructions.instruction_worker:judge", workers=workers, timeout_s=timeout_s, memory_mb=0
-        )
+        judge = "posttrain.rewards.instructions.instruction_worker:judge"
+        self._pool = WorkerPool(judge, workers=config.workers, memory_mb=0, timeout_s=config.timeout_s)
 
     def score(self, inputs: Sequence[RewardInput]) -> list[RewardOutput]:
         outputs: list[RewardOutput] = []
@@ -90,13 +78,13 @@ class InstructionsReward:
         if "invalid" in result.value:
             return RewardOutput(None, error="invalid_input", message=result.value["invalid"])
         by_id: dict[str, list[bool]] = {}
-        for (instruction_id, _), verdict in zip(instructions, result.value[self.mode], strict=True):
+        for (instruction_id, _), verdict in zip(instructions, result.value[self.config.mode], strict=True):
             by_id.setdefault(instruction_id, []).append(verdict)
         parts = {instruction_id: fmean(verdicts) for instruction_id, verdicts in by_id.items()}
         for mode in ("strict", "loose"):
             parts[f"{mode}_prompt"] = float(all(result.value[mode]))
             parts[f"{mode}_instruction"] = fmean(result.value[mode])
-        return RewardOutput(parts[self.score_part], parts)
+        return RewardOutput(parts[f"{self.config.mode}_{self.config.score}"], parts)
 
     def close(self) -> None:
         self._pool.close()

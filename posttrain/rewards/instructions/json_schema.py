@@ -1,24 +1,32 @@
 """Is a completion JSON that fits a schema? jsonschema in a worker process: a schema holds patterns and references."""
 
-import functools
 import json
 import re
 from collections.abc import Sequence
+from functools import cached_property, lru_cache
 from importlib.util import find_spec
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
 from posttrain.errors import JobError
-from posttrain.rewards.on_error import BaseRewardConfig
+from posttrain.rewards.on_error import ConfiguredReward
 from posttrain.rewards.reward import Reward, RewardInput, RewardOutput
 from posttrain.rewards.workers.worker_pool import WorkerPool, WorkerResult
 
+INSTALL = "pip install 'posttrain[instructions]'"
 FENCED = re.compile(r"\s*```(?:json)?[ \t]*\n(.*?)\n?```\s*", re.DOTALL | re.IGNORECASE)
 
 
-class JsonSchemaConfig(BaseRewardConfig):
-    """Give either ``json_schema`` or ``schema_column``."""
+class JsonSchemaReward(ConfiguredReward):
+    """1 where the completion is JSON that fits the schema, else 0, with the first violation as message.
+
+    Give either ``json_schema`` or ``schema_column``. Draft 2020-12, unless the schema's ``$schema`` names another.
+    Part ``parses``: 1 where the completion is JSON at all.
+
+    Errors: ``invalid_input`` for a row without a schema or with one that is not valid (a reference out of the schema
+    is not followed); ``timeout`` and ``crashed`` for a completion that the worker did not survive.
+    """
 
     type: Literal["json_schema"] = "json_schema"
     json_schema: dict[str, Any] | None = Field(default=None, description="the schema itself; {} is any JSON")
@@ -28,69 +36,34 @@ class JsonSchemaConfig(BaseRewardConfig):
     workers: int = Field(default=2, ge=1, description="processes that validate")
 
     @model_validator(mode="after")
-    def _one_schema(self) -> "JsonSchemaConfig":
+    def _one_schema(self) -> "JsonSchemaReward":
         if (self.json_schema is None) == (self.schema_column is None):
             raise ValueError("json_schema needs either json_schema or schema_column")
         return self
 
     def make(self) -> Reward:
+        """Raises: JobError, where jsonschema is missing or ``json_schema`` is not a valid schema."""
         if find_spec("jsonschema") is None:
-            raise JobError(
-                "type: json_schema needs jsonschema, which this Python does not have: "
-                "pip install 'posttrain[instructions]'"
-            )
-        return JsonSchemaReward(
-            self.json_schema,
-            schema_column=self.schema_column,
-            allow_fence=self.allow_fence,
-            timeout_s=self.timeout_s,
-            workers=self.workers,
-        )
-
-
-class JsonSchemaReward:
-    """1 where the completion is JSON that fits the schema, else 0, with the first violation as message.
-
-    Part ``parses``: 1 where it is JSON at all. Draft 2020-12, unless the schema's ``$schema`` names another.
-
-    Errors: ``invalid_input`` for a row without a schema or with one that is not valid (a reference out of the schema
-    is not followed); ``timeout`` and ``crashed`` for a completion that the worker did not survive.
-
-    Raises:
-        JobError: ``json_schema`` is not a valid schema.
-    """
-
-    name = "json_schema"
-
-    def __init__(
-        self,
-        json_schema: dict[str, Any] | None = None,
-        *,
-        schema_column: str | None = None,
-        allow_fence: bool = True,
-        timeout_s: float = 5.0,
-        workers: int = 2,
-    ) -> None:
-        self.json_schema = json_schema
-        self.schema_column = schema_column
-        self.allow_fence = allow_fence
-        self._pool = WorkerPool(f"{__name__}:judge", workers=workers, timeout_s=timeout_s)
-        if schema_column is None:
+            raise JobError(f"type: json_schema needs jsonschema: {INSTALL}")
+        if self.schema_column is None:
             try:
-                validator(json.dumps(json_schema))
+                validator(json.dumps(self.json_schema))
             except ValueError as error:
                 raise JobError(f"json_schema: {error}") from error
+        return self
+
+    @cached_property
+    def _pool(self) -> WorkerPool:
+        return WorkerPool(f"{__name__}:judge", workers=self.workers, timeout_s=self.timeout_s)
 
     def score(self, inputs: Sequence[RewardInput]) -> list[RewardOutput]:
-        questions = [
-            {"schema": self._schema_text(item), "text": item.completion, "allow_fence": self.allow_fence}
-            for item in inputs
-        ]
+        questions = []
+        for item in inputs:
+            column = self.schema_column
+            schema = self.json_schema if column is None else item.example.metadata.get(column)
+            text = schema if isinstance(schema, str) else json.dumps(schema)
+            questions.append({"schema": text, "text": item.completion, "allow_fence": self.allow_fence})
         return [self._output(result) for result in self._pool.map(questions)]
-
-    def _schema_text(self, item: RewardInput) -> str:
-        schema = self.json_schema if self.schema_column is None else item.example.metadata.get(self.schema_column)
-        return schema if isinstance(schema, str) else json.dumps(schema)
 
     def _output(self, result: WorkerResult) -> RewardOutput:
         if result.error is not None:
@@ -105,7 +78,7 @@ class JsonSchemaReward:
         self._pool.close()
 
 
-@functools.lru_cache(maxsize=256)
+@lru_cache(maxsize=256)
 def validator(schema_text: str) -> Any:
     """The jsonschema validator of a schema.
 

@@ -1,14 +1,13 @@
 """The letter that a completion chooses, against the letter of the example: strict, and without mathematics."""
 
 import re
-from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import Field
 
 from posttrain.rewards.math.answer_extraction import after_thinking, extract_answer
-from posttrain.rewards.on_error import BaseRewardConfig
-from posttrain.rewards.reward import Reward, RewardInput, RewardOutput
+from posttrain.rewards.on_error import ConfiguredReward
+from posttrain.rewards.reward import RewardInput, RewardOutput
 
 # A letter, bare or in brackets, TeX or asterisks; then the end, or a mark that parts it from the choice's text.
 LETTER = re.compile(
@@ -17,18 +16,7 @@ LETTER = re.compile(
 TAGGED = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 
 
-class MultipleChoiceConfig(BaseRewardConfig):
-    """1 where the chosen letter is the answer, else 0."""
-
-    type: Literal["multiple_choice"] = "multiple_choice"
-    letters: str = Field(default="ABCDEFGHIJ", pattern="^[A-Z]+$", description="that can be chosen")
-    thinking_tags: tuple[str, str] = Field(default=("<think>", "</think>"), description="text within is no answer")
-
-    def make(self) -> Reward:
-        return MultipleChoiceReward(self.letters, self.thinking_tags)
-
-
-class MultipleChoiceReward:
+class MultipleChoiceReward(ConfiguredReward):
     r"""1 where the completion's letter is the example's answer, else 0. Part ``answered``: 1 where it has a letter.
 
     The letter is what ``<answer>...</answer>`` holds, else the last ``\boxed{...}``, ``####`` line or phrase ("the
@@ -38,16 +26,11 @@ class MultipleChoiceReward:
     An example whose answer is not one of ``letters`` is ``invalid_input``.
     """
 
-    name = "multiple_choice"
+    type: Literal["multiple_choice"] = "multiple_choice"
+    letters: str = Field(default="ABCDEFGHIJ", pattern="^[A-Z]+$", description="that can be chosen")
+    thinking_tags: tuple[str, str] = Field(default=("<think>", "</think>"), description="text within is no answer")
 
-    def __init__(self, letters: str = "ABCDEFGHIJ", thinking_tags: tuple[str, str] = ("<think>", "</think>")) -> None:
-        self.letters = letters
-        self.thinking_tags = thinking_tags
-
-    def score(self, inputs: Sequence[RewardInput]) -> list[RewardOutput]:
-        return [self._judged(item) for item in inputs]
-
-    def _judged(self, item: RewardInput) -> RewardOutput:
+    def judged(self, item: RewardInput) -> RewardOutput:
         gold = item.example.answer
         answer = _letter(gold) if isinstance(gold, str) else None
         if answer is None or answer not in self.letters:
@@ -58,9 +41,6 @@ class MultipleChoiceReward:
         if chosen is None or chosen not in self.letters:
             return RewardOutput(0.0, {"answered": 0.0}, message="no letter was chosen")
         return RewardOutput(float(chosen == answer), {"answered": 1.0})
-
-    def close(self) -> None:
-        """Nothing to end."""
 
 
 def chosen_letter(text: str) -> str | None:

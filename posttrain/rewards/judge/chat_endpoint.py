@@ -116,8 +116,9 @@ class ChatEndpoint:
             else:
                 if response.status_code == httpx.codes.OK:
                     return _read(response, with_logprobs="top_logprobs" in payload)
-                failure = f"status {response.status_code}: {self._without_key(response.text)[:SHOWN]}"
-                if not _may_pass(response.status_code):
+                text = response.text.replace(self._key, "***") if self._key else response.text
+                failure = f"status {response.status_code}: {text[:SHOWN]}"
+                if not (response.status_code in (408, 429) or response.status_code >= 500):
                     unfit = response.status_code in (400, 413, 422)
                     return Reply(error="invalid_input" if unfit else "unavailable", message=failure)
                 wait += retry_after(response.headers.get("retry-after"))
@@ -126,9 +127,6 @@ class ChatEndpoint:
             await asyncio.sleep(wait)
             await running.pace.turn()
         return Reply(error="unavailable", message=f"{failure} (attempt {attempt + 1} of {self.config.attempts})")
-
-    def _without_key(self, text: str) -> str:
-        return text.replace(self._key, "***") if self._key else text
 
     def _started(self) -> "_Running":
         import httpx
@@ -156,10 +154,6 @@ class _Running:
     client: "httpx.AsyncClient"
     slots: asyncio.Semaphore
     pace: Pace
-
-
-def _may_pass(status: int) -> bool:
-    return status in (408, 429) or status >= 500
 
 
 def _read(response: "httpx.Response", with_logprobs: bool) -> Reply:

@@ -3,10 +3,10 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from functools import partial
+from functools import cached_property, partial
 from itertools import groupby
 from threading import Lock
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, model_validator
 
@@ -16,21 +16,28 @@ from posttrain.objectives.agreement import SelfReward
 from posttrain.rewards.judge.chat_endpoint import EndpointConfig
 from posttrain.rewards.judge.judge_engine import EngineJudgeConfig, PolicyJudge, PolicyJudgeConfig
 from posttrain.rewards.judge.judge_modes import Ask, Judging, pairwise, pointwise, yes_probability
-from posttrain.rewards.judge.judgement import Conversation, Judge, Reply, load_template
+from posttrain.rewards.judge.judgement import Conversation, Judge, JudgeTemplate, Reply, load_template
 from posttrain.rewards.judge.referee import Referee
-from posttrain.rewards.on_error import BaseRewardConfig
+from posttrain.rewards.on_error import ConfiguredReward
 from posttrain.rewards.reward import Reward, RewardInput, RewardOutput
 from posttrain.rollout.seeds import derive_seed
 from posttrain.types import Sampling
 
 if TYPE_CHECKING:
+    from posttrain.rewards.judge.disk_cache import DiskCache
     from posttrain.rollout.engine import RolloutEngine
 
 TOP_TOKENS = 20  # the most that OpenAI and vLLM give
 
 
-class JudgeConfig(BaseRewardConfig):
-    """What every reward that asks a language model is told: whom, how, and what becomes of the replies."""
+class JudgeReward(ConfiguredReward):
+    """A reward that asks a language model; a subclass says what (``judging``). Neighbours of one example are a group;
+    equal questions of a batch are asked once.
+
+    Errors: ``unparseable`` for a reply outside the grammar of ``rewards.judge.judgement``; ``unavailable`` and
+    ``timeout`` where the judge did not reply; ``invalid_input`` for an example that lacks what the mode or the template
+    needs, or a question longer than the judge's context.
+    """
 
     judge: component_union(EndpointConfig, EngineJudgeConfig, PolicyJudgeConfig)  # type: ignore[valid-type]
     template: str | None = Field(default=None, description="a YAML file; null: the built-in one")
@@ -40,60 +47,39 @@ class JudgeConfig(BaseRewardConfig):
     cache: str | None = Field(default=None, description="SQLite file that keeps replies over runs; null: none")
 
     @model_validator(mode="after")
-    def _the_policy_is_not_cached(self) -> "JudgeConfig":
+    def _the_policy_is_not_cached(self) -> "JudgeReward":
         if self.cache is not None and isinstance(self.judge, PolicyJudgeConfig):
             raise ValueError("cache: the replies of the policy change with its weights; leave cache out")
         return self
 
-
-class GenerativeConfig(JudgeConfig):
-    """``{type: generative, judge: {type: endpoint, base_url: ..., model: ...}}``."""
-
-    type: Literal["generative"] = "generative"
-    mode: Literal["pointwise", "yes_probability", "pairwise", "listwise"] = "pointwise"
-    yes: tuple[str, ...] = Field(default=("yes",), min_length=1, description="yes_probability: any case and spacing")
-    no: tuple[str, ...] = Field(default=("no",), min_length=1)
-    min_answer_mass: float = Field(default=0.1, ge=0, le=1, description="less probability on yes and no: unparseable")
-    against: Literal["reference", "group"] = Field(default="reference", description="pairwise: compared with what")
-    opponents: int = Field(default=1, ge=1, description="pairwise: references, or next ones in the group")
-
     def make(self) -> Reward:
-        return GenerativeReward(self)
+        """Raises: JobError, where the template, the cache or the API key cannot be used."""
+        _ = self._template, self._judge, self._cache
+        return self
 
+    @property
+    def top(self) -> int:
+        """How many of the likeliest first tokens are asked for instead of a text; 0: the text."""
+        return 0
 
-class RefereeConfig(JudgeConfig):
-    """``{type: referee, judge: {type: engine, model: RUN/model}}``: a model as it refereed in its URPO training."""
+    @property
+    def built_in_template(self) -> str:
+        return "listwise"
 
-    type: Literal["referee"] = "referee"
-    samples: int = Field(default=1, ge=1, description="questions about each completion, in orders of their own")
-    self_reward: SelfReward = Field(default="score", description="rank: only the order of the scores counts")
+    @cached_property
+    def _template(self) -> JudgeTemplate:
+        return load_template(self.template or self.built_in_template)
 
-    def make(self) -> Reward:
-        return RefereeReward(self)
+    @cached_property
+    def _judge(self) -> Judge:
+        judge: Judge = self.judge.build()
+        return judge
 
-
-class JudgeReward:
-    """A reward that asks; a subclass says what (``judging``). Neighbours of one example are a group, as trainers score
-    them; equal questions of a batch are asked once.
-
-    Errors: ``unparseable`` for a reply outside the grammar of ``rewards.judge.judgement``; ``unavailable`` and
-    ``timeout`` where the judge did not reply; ``invalid_input`` for an example that lacks what the mode or the template
-    needs, or a question longer than the judge's context.
-
-    Raises:
-        JobError: the template, the cache or the API key cannot be used.
-    """
-
-    name = "judge"
-    top = 0  # likeliest first tokens that are asked for instead of a text
-
-    def __init__(self, config: JudgeConfig, template: str) -> None:
+    @cached_property
+    def _cache(self) -> "DiskCache | None":
         from posttrain.rewards.judge.disk_cache import DiskCache
 
-        self.config = config
-        self.template = load_template(config.template or template)
-        self.judge: Judge = config.judge.build()
-        self.cache = DiskCache(config.cache) if config.cache is not None else None
+        return DiskCache(self.cache) if self.cache is not None else None
 
     def score(self, inputs: Sequence[RewardInput]) -> list[RewardOutput]:
         groups = [list(group) for _, group in groupby(inputs, key=lambda item: item.example.id)]
@@ -106,12 +92,12 @@ class JudgeReward:
         return outputs
 
     def close(self) -> None:
-        self.judge.close()
+        self._judge.close()
 
     def lend_engine(self, engine: "RolloutEngine", turn: Lock) -> None:
         """Let a ``policy`` judge use the policy's engine, whenever it gets hold of ``turn``."""
-        if isinstance(self.judge, PolicyJudge):
-            self.judge.lend(engine, turn)
+        if isinstance(self._judge, PolicyJudge):
+            self._judge.lend(engine, turn)
 
     def judging(self, group: list[RewardInput]) -> Judging:
         """What is asked about the completions of one example."""
@@ -119,8 +105,8 @@ class JudgeReward:
 
     def scored_together(self, group: list[RewardInput], samples: int = 1, form: SelfReward = "score") -> Judging:
         """All completions in one question or a few, in an order drawn from the seed and the texts."""
-        referee = Referee(self.template, samples, self.config.max_candidates, form)
-        return referee.judging(group, derive_seed(self.config.seed, *(item.completion for item in group)))
+        referee = Referee(self._template, samples, self.max_candidates, form)
+        return referee.judging(group, derive_seed(self.seed, *(item.completion for item in group)))
 
     def _judging(self, group: list[RewardInput]) -> Judging:
         from jinja2 import TemplateError
@@ -134,61 +120,65 @@ class JudgeReward:
     def _replies(self, questions: Sequence[Conversation]) -> list[Reply]:
         """A reply for each question; those in the cache are not asked, and those without an error go into it."""
         top = self.top
-        sampling = Sampling(temperature=0.0, max_completion_tokens=1) if top else self.config.sampling
-        settings = [self.judge.identity, sampling.model_dump(), self.config.seed, top]
-        keys = [_digest([*settings, question]) for question in questions]
+        sampling = Sampling(temperature=0.0, max_completion_tokens=1) if top else self.sampling
+        settings = [self._judge.identity, sampling.model_dump(), self.seed, top]
+        texts = [json.dumps([*settings, question], sort_keys=True) for question in questions]
+        keys = [hashlib.sha256(text.encode()).hexdigest() for text in texts]
         asked = dict(zip(keys, questions, strict=True))
-        known = {} if self.cache is None else {key: _loads(text) for key, text in self.cache.get(asked).items()}
+        known = {} if self._cache is None else {key: _loads(text) for key, text in self._cache.get(asked).items()}
         open_keys = [key for key in asked if key not in known]
-        new = (
-            self.judge.replies([asked[key] for key in open_keys], sampling, self.config.seed, top) if open_keys else []
-        )
+        new = self._judge.replies([asked[key] for key in open_keys], sampling, self.seed, top) if open_keys else []
         found = dict(zip(open_keys, new, strict=True))
-        if self.cache is not None:
-            self.cache.put({key: _dumps(reply) for key, reply in found.items() if reply.error is None})
+        if self._cache is not None:
+            kept = {key: [reply.text, reply.first_tokens] for key, reply in found.items() if reply.error is None}
+            self._cache.put({key: json.dumps(reply) for key, reply in kept.items()})
         return [(known | found)[key] for key in keys]
 
 
 class GenerativeReward(JudgeReward):
-    """A judge that is asked in one of four ways."""
+    """``{type: generative, judge: {type: endpoint, base_url: ..., model: ...}}``, asked in one of four ways."""
 
-    config: GenerativeConfig
+    type: Literal["generative"] = "generative"
+    mode: Literal["pointwise", "yes_probability", "pairwise", "listwise"] = "pointwise"
+    yes: tuple[str, ...] = Field(default=("yes",), min_length=1, description="yes_probability: any case and spacing")
+    no: tuple[str, ...] = Field(default=("no",), min_length=1)
+    min_answer_mass: float = Field(default=0.1, ge=0, le=1, description="less probability on yes and no: unparseable")
+    against: Literal["reference", "group"] = Field(default="reference", description="pairwise: compared with what")
+    opponents: int = Field(default=1, ge=1, description="pairwise: references, or next ones in the group")
 
-    def __init__(self, config: GenerativeConfig) -> None:
-        super().__init__(config, config.mode)
-        self.top = TOP_TOKENS if config.mode == "yes_probability" else 0
+    @property
+    def name(self) -> str:
+        return "judge"
+
+    @property
+    def top(self) -> int:
+        return TOP_TOKENS if self.mode == "yes_probability" else 0
+
+    @property
+    def built_in_template(self) -> str:
+        return self.mode
 
     def judging(self, group: list[RewardInput]) -> Judging:
-        config = self.config
-        ask: Ask = partial(self.template.conversation, group[0].example, seed=config.seed)
-        if config.mode == "pointwise":
+        ask: Ask = partial(self._template.conversation, group[0].example, seed=self.seed)
+        if self.mode == "pointwise":
             return pointwise(group, ask)
-        if config.mode == "yes_probability":
-            return yes_probability(group, ask, config.yes, config.no, config.min_answer_mass)
-        if config.mode == "pairwise":
-            return pairwise(group, ask, config.against, config.opponents)
+        if self.mode == "yes_probability":
+            return yes_probability(group, ask, self.yes, self.no, self.min_answer_mass)
+        if self.mode == "pairwise":
+            return pairwise(group, ask, self.against, self.opponents)
         return self.scored_together(group)
 
 
 class RefereeReward(JudgeReward):
-    """The completions of an example, scored against each other by the model that was trained for it."""
+    """``{type: referee, judge: {type: engine, model: RUN/model}}``: a model as it refereed in its URPO training. The
+    completions of an example are scored against each other."""
 
-    name = "referee"
-    config: RefereeConfig
-
-    def __init__(self, config: RefereeConfig) -> None:
-        super().__init__(config, "listwise")
+    type: Literal["referee"] = "referee"
+    samples: int = Field(default=1, ge=1, description="questions about each completion, in orders of their own")
+    self_reward: SelfReward = Field(default="score", description="rank: only the order of the scores counts")
 
     def judging(self, group: list[RewardInput]) -> Judging:
-        return self.scored_together(group, self.config.samples, self.config.self_reward)
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
-
-
-def _dumps(reply: Reply) -> str:
-    return json.dumps([reply.text, reply.first_tokens])
+        return self.scored_together(group, self.samples, self.self_reward)
 
 
 def _loads(text: str) -> Reply:

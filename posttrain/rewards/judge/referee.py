@@ -77,10 +77,13 @@ class Referee:
             of_row = unpermuted(orders, values, len(distinct))
             places = unpermuted(orders, [list(map(float, range(len(hand)))) for hand in orders], len(distinct))
             unread = next((reply for reply, row in zip(replies, values, strict=True) if row is None), TOO_LONG)
-            found = {
-                candidate: self._output(own, place) if own else failed(unread, "Scores: [..]")
-                for candidate, own, place in zip(distinct, of_row, places, strict=True)
-            }
+            found: dict[Candidate, RewardOutput] = {}
+            for candidate, own, place in zip(distinct, of_row, places, strict=True):
+                found[candidate] = failed(unread, "Scores: [..]")
+                if own:
+                    parts = {"self_score": fmean(own), "position": fmean(place), "judged": len(own) / self.samples}
+                    parts["disagreement"] = max(own) - min(own)
+                    found[candidate] = RewardOutput(parts["self_score"], parts)
             return [replace(found[each], parts=dict(found[each].parts)) for each in candidates]
 
         return Judging([question for _, question in asked], outputs)
@@ -100,10 +103,6 @@ class Referee:
         if scores is None:
             return None
         return rank_shares(scores) if self.self_reward == "rank" else list(map(unit_score, scores))
-
-    def _output(self, values: Sequence[float], places: Sequence[float]) -> RewardOutput:
-        parts = {"self_score": fmean(values), "position": fmean(places), "judged": len(values) / self.samples}
-        return RewardOutput(parts["self_score"], parts | {"disagreement": max(values) - min(values)})
 
 
 class AgreementReward:

@@ -38,19 +38,14 @@ def decode_guided(
             prefix_ids=prefix,
             sampling=request.sampling.model_copy(update={"max_completion_tokens": budget}),
         )
-        best = _best(reward, asked, engine.generate([asked]))
+        rollouts = engine.generate([asked])
+        inputs = [RewardInput(request.example, r.text, r.completion_ids, r.finish_reason) for r in rollouts]
+        outputs = score_checked(reward, inputs)
+        scored = [(output.score, place) for place, output in enumerate(outputs) if output.score is not None]
+        if not scored:
+            raise RewardFailure(f"no chunk of example {request.example.id!r} could be scored: {outputs[0].message}")
+        score, place = max(scored, key=lambda pair: pair[0])
+        best = replace(rollouts[place], reward=score)
         prefix, chunk = best.completion_ids, chunk + 1
         if best.finish_reason == "stop" or len(prefix) >= most:
             return replace(best, request_id=request.id)
-
-
-def _best(reward: Reward, request: RolloutRequest, rollouts: list[Rollout]) -> Rollout:
-    inputs = [RewardInput(request.example, r.text, r.completion_ids, r.finish_reason) for r in rollouts]
-    outputs = score_checked(reward, inputs)
-    scored = [
-        (output.score, rollout) for output, rollout in zip(outputs, rollouts, strict=True) if output.score is not None
-    ]
-    if not scored:
-        raise RewardFailure(f"no chunk of example {request.example.id!r} could be scored: {outputs[0].message}")
-    score, best = max(scored, key=lambda pair: pair[0])
-    return replace(best, reward=score)

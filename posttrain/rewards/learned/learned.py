@@ -1,18 +1,19 @@
 """Learned reward models: the scalar that a sequence classifier gives a prompt with its completion."""
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, model_validator
 
-from posttrain.rewards.on_error import BaseRewardConfig
+from posttrain.rewards.on_error import ConfiguredReward
 from posttrain.rewards.reward import Reward, RewardInput, RewardOutput
 
 if TYPE_CHECKING:
     from posttrain.rewards.learned.reward_scorer import Classifier, RewardModelScorer
 
 
-class BaseRewardModelConfig(BaseRewardConfig):
+class BaseRewardModel(ConfiguredReward):
     """Which model, and how it reads: the keys that every reward made of a reward model shares."""
 
     model: str = Field(description="folder or hub id of a sequence classifier with one output, and its tokenizer")
@@ -30,15 +31,21 @@ class BaseRewardModelConfig(BaseRewardConfig):
         default="as_is", description="a prompt that is text: continued as it is, or a user's turn in the chat template"
     )
 
-    def scorer(self) -> "RewardModelScorer":
-        """The model, loaded.
+    def make(self) -> Reward:
+        """Raises: JobError, where there is no such model, it is no reward model, or it has no tokenizer."""
+        assert self.scorer is not None  # loaded here
+        return self
 
-        Raises:
-            JobError: there is no such model, it is no reward model, or it has no tokenizer.
-        """
+    @cached_property
+    def scorer(self) -> "RewardModelScorer":
+        """The model, loaded."""
         from posttrain.rewards.learned.reward_scorer import RewardModelScorer
 
         return RewardModelScorer(self)
+
+    def close(self) -> None:
+        if "scorer" in self.__dict__:
+            self.scorer.close()
 
     def classifier(self, max_length: int) -> "Classifier":
         """What computes the scores of texts of at most ``max_length`` tokens."""
@@ -47,8 +54,12 @@ class BaseRewardModelConfig(BaseRewardConfig):
         return SequenceClassifier(self)
 
 
-class LearnedConfig(BaseRewardModelConfig):
-    """``{type: learned, model: FOLDER}``: any such model of transformers, and those of method ``reward_model``."""
+class LearnedReward(BaseRewardModel):
+    """``{type: learned, model: FOLDER}``: any such model of transformers, and those of method ``reward_model``.
+
+    The score is the model's; ``parts["truncated_tokens"]`` is what the prompt lost, 0 where all was read. A prompt that
+    cannot be encoded and a completion that does not fit are ``invalid_input``.
+    """
 
     type: Literal["learned"] = "learned"
     backend: Literal["transformers", "vllm"] = Field(
@@ -57,7 +68,7 @@ class LearnedConfig(BaseRewardModelConfig):
     gpu_memory_utilization: float = Field(default=0.3, gt=0, le=1, description="of vllm: its share of the GPU")
 
     @model_validator(mode="after")
-    def _vllm_places_the_model(self) -> "LearnedConfig":
+    def _vllm_places_the_model(self) -> "LearnedReward":
         if self.backend == "vllm" and self.device is not None:
             raise ValueError("device is for backend transformers; vllm runs on the devices of CUDA_VISIBLE_DEVICES")
         return self
@@ -69,23 +80,5 @@ class LearnedConfig(BaseRewardModelConfig):
 
         return VLLMClassifier(self, max_length)
 
-    def make(self) -> Reward:
-        return LearnedReward(self.scorer())
-
-
-class LearnedReward:
-    """The model's score; ``parts["truncated_tokens"]`` is what the prompt lost, 0 where all was read.
-
-    A prompt that cannot be encoded and a completion that does not fit are ``invalid_input``.
-    """
-
-    name = "learned"
-
-    def __init__(self, scorer: "RewardModelScorer") -> None:
-        self.scorer = scorer
-
     def score(self, inputs: Sequence[RewardInput]) -> list[RewardOutput]:
         return [reading.output() for reading in self.scorer.read(inputs)]
-
-    def close(self) -> None:
-        self.scorer.close()

@@ -14,7 +14,7 @@ from posttrain.rewards.reward import RewardInput, RewardOutput
 from posttrain.types import Example
 
 if TYPE_CHECKING:
-    from posttrain.rewards.learned.learned import BaseRewardModelConfig
+    from posttrain.rewards.learned.learned import BaseRewardModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +35,9 @@ class Reading:
     """
 
     score: float | None
+    states: Tensor | None = field(default=None, repr=False)
     truncated_tokens: int = 0
     message: str = ""
-    states: Tensor | None = field(default=None, repr=False)
 
     def output(self, score: float | None = None, parts: Mapping[str, float] | None = None) -> RewardOutput:
         """As a reward's output, with ``score`` in place of the model's where given, and further ``parts``."""
@@ -65,7 +65,7 @@ class RewardModelScorer:
         JobError: there is no such model, it is no reward model, or it has no tokenizer.
     """
 
-    def __init__(self, config: "BaseRewardModelConfig") -> None:
+    def __init__(self, config: "BaseRewardModel") -> None:
         self.config = config
         self.model_config = check_is_reward_model(config.model, config.revision)
         self.tokenizer = load_reward_tokenizer(config.model, config.revision)
@@ -87,7 +87,8 @@ class RewardModelScorer:
             self._classifier = self._classifier or self.config.classifier(self.max_length)
             results = iter(self._classifier.read(encoded, with_states) if encoded else [])
         return [
-            Reading(None, message=text) if isinstance(text, str) else _reading(text, *next(results)) for text in texts
+            Reading(None, message=text) if isinstance(text, str) else Reading(*next(results), text.truncated_tokens)
+            for text in texts
         ]
 
     def encode(self, item: RewardInput) -> EncodedText | str:
@@ -107,7 +108,7 @@ class RewardModelScorer:
             end -= 1
         return self._fitted(ids[:end], min(start, end))
 
-    def encode_sampled(self, item: RewardInput, completion_ids: list[int] | None = None) -> EncodedText | str:
+    def encode_sampled(self, item: RewardInput, completion_ids: list[int]) -> EncodedText | str:
         """As a policy samples: the prompt, then ``completion_ids``, or else the text and the EOS where it ended."""
         try:
             with self._lock:
@@ -115,7 +116,7 @@ class RewardModelScorer:
                 ids = completion_ids or self.encoder.completion_ids(item.completion)
         except DataError as error:
             return str(error)
-        if completion_ids is None and item.finish_reason == "stop":
+        if not completion_ids and item.finish_reason == "stop":
             ids = [*ids, self.encoder.tokenizer.eos_token_id]
         return self._fitted(prompt + ids, len(prompt))
 
@@ -147,7 +148,3 @@ class RewardModelScorer:
                 f"max_length ({asked}) is more than the {context} tokens that {self.config.model!r} can read"
             )
         return int(asked)
-
-
-def _reading(text: EncodedText, score: float, states: Tensor | None) -> Reading:
-    return Reading(score, text.truncated_tokens, states=states)

@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 from posttrain.errors import JobError
 
 if TYPE_CHECKING:
-    from posttrain.rewards.learned.learned import BaseRewardModelConfig
+    from posttrain.rewards.learned.learned import BaseRewardModel
     from posttrain.rewards.learned.reward_scorer import EncodedText
 
 HEADS = ("score", "classifier")  # what transformers calls the layer that makes the score
@@ -21,7 +21,7 @@ HEADS = ("score", "classifier")  # what transformers calls the layer that makes 
 class SequenceClassifier:
     """Reads texts in batches of like length, at most ``tokens_per_batch`` tokens each, padded on the right."""
 
-    def __init__(self, config: "BaseRewardModelConfig") -> None:
+    def __init__(self, config: "BaseRewardModel") -> None:
         self.tokens_per_batch = config.tokens_per_batch
         self.model = _load(config.model, config.revision, getattr(torch, config.dtype), config.fp32_head)
         accelerator = torch.accelerator.current_accelerator()

@@ -6,15 +6,20 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from posttrain.errors import JobError
-from posttrain.rewards.learned.learned import BaseRewardModelConfig
+from posttrain.rewards.learned.learned import BaseRewardModel
 from posttrain.rewards.reward import Reward, RewardInput, RewardOutput
 
 if TYPE_CHECKING:
-    from posttrain.rewards.learned.reward_scorer import Classifier, EncodedText, Reading, RewardModelScorer
+    from posttrain.rewards.learned.reward_scorer import Classifier, Reading
 
 
-class TokenRewardConfig(BaseRewardModelConfig):
-    """``{type: token_reward_model, model: runs/NAME/model/token_reward_model}``, written by method ``oreal``."""
+class TokenReward(BaseRewardModel):
+    """``{type: token_reward_model, model: runs/NAME/model/token_reward_model}``, written by method ``oreal``.
+
+    The score is the predicted probability of a right answer, sigmoid(mean_t s_t) (eq. 12), in (0, 1).
+    ``token_scores`` are s_t, the logits of the completion's tokens, the end of the turn included where it was reached;
+    their mean is the part ``mean_logit``. A completion without tokens is ``invalid_input``.
+    """
 
     type: Literal["token_reward_model"] = "token_reward_model"
     fp32_head: bool = Field(default=True, description="of bfloat16: the head in float32, as it was trained")
@@ -22,55 +27,36 @@ class TokenRewardConfig(BaseRewardModelConfig):
         default=False, description="read the rollout's own tokens, not its text: for a policy with this tokenizer"
     )
 
+    def make(self) -> Reward:
+        """Raises: also JobError, where the model's config does not say where a token's score is read."""
+        if self._score_position not in ("before_token", "after_token"):
+            raise JobError(
+                f"{self.model!r} does not say where a token's score is read (score_position in config.json), so it is "
+                "no token-level reward model; name the folder token_reward_model of an OREAL run, or use type: learned"
+            )
+        return self
+
+    @property
+    def _score_position(self) -> str | None:
+        return getattr(self.scorer.model_config, "score_position", None)
+
     def classifier(self, max_length: int) -> "Classifier":
         from posttrain.rewards.learned.sequence_classifier import TokenClassifier
 
         return TokenClassifier(self)
 
-    def make(self) -> Reward:
-        scorer = self.scorer()
-        position = getattr(scorer.model_config, "score_position", None)
-        if position not in ("before_token", "after_token"):
-            raise JobError(
-                f"{self.model!r} does not say where a token's score is read (score_position in config.json), so it is "
-                "no token-level reward model; name the folder token_reward_model of an OREAL run, or use type: learned"
-            )
-        return TokenReward(scorer, position, self.use_completion_ids)
-
-
-class TokenReward:
-    """The score is the predicted probability of a right answer, sigmoid(mean_t s_t) (eq. 12), in (0, 1).
-
-    ``token_scores`` are s_t, the logits of the completion's tokens, the end of the turn included where it was reached;
-    their mean is the part ``mean_logit``. A completion without tokens is ``invalid_input``.
-    """
-
-    name = "token_reward_model"
-
-    def __init__(self, scorer: "RewardModelScorer", score_position: str, use_completion_ids: bool = False) -> None:
-        self.scorer = scorer
-        self.score_position = score_position
-        self.use_completion_ids = use_completion_ids
-
     def score(self, inputs: Sequence[RewardInput]) -> list[RewardOutput]:
-        texts = [self._encode(item) for item in inputs]
+        # As the policy had it: the prompt, and the sampled tokens with the one that ends them.
+        ids = [item.completion_ids if self.use_completion_ids else [] for item in inputs]
+        texts = [self.scorer.encode_sampled(*pair) for pair in zip(inputs, ids, strict=True)]
         return [self._output(reading) for reading in self.scorer.read_encoded(texts, with_states=True)]
-
-    def close(self) -> None:
-        self.scorer.close()
-
-    def _encode(self, item: RewardInput) -> "EncodedText | str":
-        """As the policy had it: the prompt, and the sampled tokens with the one that ends them."""
-        if self.use_completion_ids and item.completion_ids:
-            return self.scorer.encode_sampled(item, item.completion_ids)
-        return self.scorer.encode_sampled(item)
 
     def _output(self, reading: "Reading") -> RewardOutput:
         import torch
 
         if reading.states is None:
             return reading.output()
-        scores = reading.states[:-1] if self.score_position == "before_token" else reading.states[1:]
+        scores = reading.states[:-1] if self._score_position == "before_token" else reading.states[1:]
         if not len(scores):
             return RewardOutput(None, error="invalid_input", message="the completion has no token")
         mean = scores.double().mean()

@@ -9,7 +9,7 @@ from posttrain.errors import EngineError
 from posttrain.rollout.vllm_engine import process_state_kept, set_environment
 
 if TYPE_CHECKING:
-    from posttrain.rewards.learned.learned import LearnedConfig
+    from posttrain.rewards.learned.learned import LearnedReward
     from posttrain.rewards.learned.reward_scorer import EncodedText
 
 
@@ -20,7 +20,7 @@ class VLLMClassifier:
         EngineError: vLLM is missing, or cannot be started on this model.
     """
 
-    def __init__(self, config: "LearnedConfig", max_length: int) -> None:
+    def __init__(self, config: "LearnedReward", max_length: int) -> None:
         try:
             with process_state_kept():
                 self.llm = _start(config, max_length)
@@ -38,7 +38,7 @@ class VLLMClassifier:
         self.llm.llm_engine.engine_core.shutdown()
 
 
-def _start(config: "LearnedConfig", max_length: int) -> Any:
+def _start(config: "LearnedReward", max_length: int) -> Any:
     set_environment()
     from vllm import LLM
     from vllm.config import PoolerConfig

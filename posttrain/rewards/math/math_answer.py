@@ -5,6 +5,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal
 
 from pydantic import Field
@@ -22,8 +23,8 @@ from posttrain.rewards.math.answer_extraction import (
     split_answers,
 )
 from posttrain.rewards.math.answer_form import is_text, plain_form, units_differ
-from posttrain.rewards.on_error import BaseRewardConfig
-from posttrain.rewards.reward import Reward, RewardInput, RewardOutput
+from posttrain.rewards.on_error import ConfiguredReward
+from posttrain.rewards.reward import RewardInput, RewardOutput
 from posttrain.rewards.workers.worker_pool import WorkerPool, WorkerResult
 
 # Gold answer, answer, relative tolerance.
@@ -36,29 +37,7 @@ CHOICE = re.compile("[A-J]")
 SHOWN = 80
 
 
-class MathAnswerConfig(BaseRewardConfig):
-    """``type: math_answer``; every key has a default."""
-
-    type: Literal["math_answer"] = "math_answer"
-    gold_match: Literal["any", "all"] = Field(
-        default="any", description="of several gold answers: one is enough, or the completion must give them all"
-    )
-    timeout_s: float = Field(default=5.0, gt=0, description="wall-clock seconds of one comparison")
-    workers: int = Field(default=2, ge=1, description="processes that compare")
-    cache_size: int = Field(default=65536, ge=0, description="(gold, answer) pairs whose verdict is kept")
-    thinking_tags: tuple[str, str] = Field(default=("<think>", "</think>"), description="text within is no answer")
-
-    def make(self) -> Reward:
-        return MathAnswerReward(
-            gold_match=self.gold_match,
-            timeout_s=self.timeout_s,
-            workers=self.workers,
-            cache_size=self.cache_size,
-            thinking_tags=self.thinking_tags,
-        )
-
-
-class MathAnswerReward:
+class MathAnswerReward(ConfiguredReward):
     r"""1 for a right final answer, 0 for a wrong one and for none.
 
     The answer is the last ``\boxed{...}``, else the last ``####`` line, else what follows "answer is", "answer:" or
@@ -73,21 +52,23 @@ class MathAnswerReward:
     ``choices`` (a list, letters with texts, or columns ``label`` and ``text``), so that a letter and its text are one.
     """
 
-    name = "math_answer"
+    type: Literal["math_answer"] = "math_answer"
+    gold_match: Literal["any", "all"] = Field(
+        default="any", description="of several gold answers: one is enough, or the completion must give them all"
+    )
+    timeout_s: float = Field(default=5.0, gt=0, description="wall-clock seconds of one comparison")
+    workers: int = Field(default=2, ge=1, description="processes that compare")
+    cache_size: int = Field(default=65536, ge=0, description="(gold, answer) pairs whose verdict is kept")
+    thinking_tags: tuple[str, str] = Field(default=("<think>", "</think>"), description="text within is no answer")
 
-    def __init__(
-        self,
-        *,
-        gold_match: Literal["any", "all"] = "any",
-        timeout_s: float = 5.0,
-        workers: int = 2,
-        cache_size: int = 65536,
-        thinking_tags: tuple[str, str] = ("<think>", "</think>"),
-    ) -> None:
-        self.gold_match = gold_match
-        self.thinking_tags = thinking_tags
-        self._cache = VerdictCache(cache_size)
-        self._pool = WorkerPool("posttrain.rewards.math.math_equivalence:judge", workers=workers, timeout_s=timeout_s)
+    @cached_property
+    def _cache(self) -> "VerdictCache":
+        return VerdictCache(self.cache_size)
+
+    @cached_property
+    def _pool(self) -> WorkerPool:
+        judge = "posttrain.rewards.math.math_equivalence:judge"
+        return WorkerPool(judge, workers=self.workers, timeout_s=self.timeout_s)
 
     def score(self, inputs: Sequence[RewardInput]) -> list[RewardOutput]:
         questions = [self._question(item) for item in inputs]

@@ -49,16 +49,8 @@ class AsyncRewardClient:
 
     A request goes to the server with the fewest of this client's requests; one that fails is left alone for a while.
     While none can be reached the client waits, up to the deadline; what is not scored by then is the error
-    ``unavailable``. Errors of single items are kept as the server tells them.
-
-    Args:
-        urls: the servers' addresses, such as ``http://127.0.0.1:8000``.
-        api_key: sent as bearer key.
-        model: the reward's name on the servers; None is each server's first.
-        deadline_s: seconds of one ``score``.
-        request_timeout_s: seconds of one request, retries apart.
-        items_per_request: how many items one request carries.
-        connections: how many requests run at once.
+    ``unavailable``. Errors of single items are kept as the server tells them. The settings are the keys of
+    ``RemoteReward``; ``api_key`` is sent as bearer key.
     """
 
     def __init__(

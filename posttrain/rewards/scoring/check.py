@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from operator import attrgetter
 from statistics import fmean
 
 import numpy as np
@@ -95,7 +96,12 @@ def check_reward(
     """
     with closing(config.build()) as reward:
         started = time.perf_counter()
-        for batch in _batches(groups):
+        batches: list[list[LabelledCompletion]] = [[]]
+        for group in groups:
+            if len(batches[-1]) >= BATCH_COMPLETIONS:
+                batches.append([])
+            batches[-1].extend(group.completions)
+        for batch in batches:
             outputs = score_checked(reward, [each.input for each in batch])
             for each, output in zip(batch, outputs, strict=True):
                 each.output = output
@@ -109,11 +115,11 @@ def summarise(groups: Sequence[LabelledGroup], seconds: float) -> RewardCheck:
     everything = [each for group in groups for each in group.completions]
     scored = _scored(everything)
     failed = [each for each in everything if each.output.error is not None]
-    good = [_score(each) for each in scored if each.good]
-    bad = [_score(each) for each in scored if not each.good]
+    good = [each.score for each in scored if each.good]
+    bad = [each.score for each in scored if not each.good]
     compared = [pairs for group in groups if (pairs := _pairs(group))]
-    accuracy = fmean(_share_right(pairs, _score) for pairs in compared) if compared else None
-    spreads = [len(set(map(_score, own))) > 1 for group in groups if len(own := _scored(group.completions)) > 1]
+    accuracy = fmean(_share_right(pairs, attrgetter("score")) for pairs in compared) if compared else None
+    spreads = [len({each.score for each in own}) > 1 for group in groups if len(own := _scored(group.completions)) > 1]
     return RewardCheck(
         prompts=len(groups),
         completions=len(everything),
@@ -122,8 +128,8 @@ def summarise(groups: Sequence[LabelledGroup], seconds: float) -> RewardCheck:
         interval=None if accuracy is None else wilson(accuracy, len(compared)),
         auroc=auroc(good, bad),
         without_spread=1 - fmean(spreads) if spreads else None,
-        length_correlation=spearman(list(map(_score, scored)), list(map(_length, scored))),
-        length_accuracy=fmean(_share_right(pairs, _length) for pairs in compared) if compared else None,
+        length_correlation=spearman([each.score for each in scored], [each.length for each in scored]),
+        length_accuracy=fmean(_share_right(pairs, attrgetter("length")) for pairs in compared) if compared else None,
         errors=dict(Counter(str(each.output.error) for each in failed).most_common()),
         error_example=f"{failed[0].output.error} ({failed[0].output.message})" if failed else "",
         completions_per_second=len(everything) / max(seconds, 1e-9),
@@ -180,31 +186,11 @@ def _share_right(pairs: Sequence[Pair], measure: Callable[[LabelledCompletion], 
     return fmean((np.sign(measure(good) - measure(bad)) + 1) / 2 for good, bad in pairs)
 
 
-def _score(completion: LabelledCompletion) -> float:
-    assert completion.output.score is not None
-    return completion.output.score
-
-
-def _length(completion: LabelledCompletion) -> float:
-    return float(len(completion.input.completion))
-
-
 def _worst(groups: Sequence[LabelledGroup]) -> list[WrongPair]:
     wrong = [
-        WrongPair(group.place, _score(bad) - _score(good), good.input.completion, bad.input.completion)
+        WrongPair(group.place, bad.score - good.score, good.input.completion, bad.input.completion)
         for group in groups
         for good, bad in _pairs(group)
-        if _score(bad) > _score(good)
+        if bad.score > good.score
     ]
     return heapq.nlargest(WORST_PAIRS, wrong, key=lambda pair: pair.margin)
-
-
-def _batches(groups: Sequence[LabelledGroup]) -> Iterator[list[LabelledCompletion]]:
-    batch: list[LabelledCompletion] = []
-    for group in groups:
-        batch += group.completions
-        if len(batch) >= BATCH_COMPLETIONS:
-            yield batch
-            batch = []
-    if batch:
-        yield batch

@@ -27,6 +27,15 @@ class LabelledCompletion:
     good: bool
     output: RewardOutput = field(default_factory=lambda: RewardOutput(None))
 
+    @property
+    def score(self) -> float:
+        assert self.output.score is not None
+        return self.output.score
+
+    @property
+    def length(self) -> float:
+        return float(len(self.input.completion))
+
 
 @dataclass(slots=True)
 class LabelledGroup:

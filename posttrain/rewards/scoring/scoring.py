@@ -2,7 +2,6 @@
 
 import gzip
 import json
-import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
@@ -17,7 +16,7 @@ from posttrain.errors import DataError
 from posttrain.rewards.checked import score_checked
 from posttrain.rewards.on_error import BaseRewardConfig
 from posttrain.rewards.reward import Reward, RewardInput, RewardOutput
-from posttrain.rewards.score_item import ScoreItem
+from posttrain.rewards.score_item import ScoreItem, output_values
 from posttrain.rewards.scoring.reward_file import reward_digest
 from posttrain.training.append_file import OTHERWISE, opened_to_append
 
@@ -35,11 +34,6 @@ class ScoreRow:
     item: ScoreItem | None = None
     problem: str = ""
 
-    def group_key(self) -> tuple[Any, ...]:
-        """Equal for completions of one example: the same prompt (without one, the same id), answer and references."""
-        assert self.item is not None
-        return self.item.prompt or (self.id,), self.item.answer, self.item.references
-
 
 @dataclass(slots=True)
 class FileScores:
@@ -50,7 +44,6 @@ class FileScores:
     errors: Counter[str] = field(default_factory=Counter)
 
     def count(self, errors: list[str | None]) -> None:
-        """Add rows, by their error or None."""
         self.rows += len(errors)
         self.errors.update(error for error in errors if error is not None)
 
@@ -79,8 +72,12 @@ def score_file(
     if output_path.exists() and input_path.exists() and output_path.samefile(input_path):
         raise DataError(f"{output_path} is the input as well; name another output")
     summary = FileScores()
+    try:
+        source = input_path.open("rb")
+    except OSError as error:
+        raise DataError(f"cannot read {input_path}: {error.strerror}") from error
     with (
-        _opened_input(input_path) as source,
+        source,
         closing(config.build()) as reward,
         opened_to_append(output_path, {"reward_digest": reward_digest(config)}, by="another reward") as output,
         output_path.open("rb") as earlier,
@@ -123,11 +120,12 @@ def read_score_rows(source: BinaryIO, path: Path) -> Iterator[ScoreRow]:
 
 
 def groups(rows: Iterable[ScoreRow]) -> Iterator[list[ScoreRow]]:
-    """Neighbours of one example, at most ``LARGEST_GROUP``; a malformed row belongs where it stands."""
+    """Neighbours of one prompt (without one, of one id), answer and references, at most ``LARGEST_GROUP``; a malformed
+    row belongs where it stands."""
     group: list[ScoreRow] = []
     key: tuple[Any, ...] | None = None
     for row in rows:
-        own_key = key if row.item is None else row.group_key()
+        own_key = key if (item := row.item) is None else (item.prompt or (row.id,), item.answer, item.references)
         if group and (len(group) == LARGEST_GROUP or (key is not None and own_key != key)):
             yield group
             group = []
@@ -162,7 +160,8 @@ def _append(reward: Reward, pending: list[tuple[list[ScoreRow], int]], output: B
             for row in group
         ]
         for row, judged in list(zip(group, outputs, strict=True))[kept:]:
-            lines.append(json.dumps(_written(row, judged), allow_nan=False) + "\n")
+            written = {"id": row.id, **output_values(judged)} | ({"message": judged.message} if judged.error else {})
+            lines.append(json.dumps(written, allow_nan=False) + "\n")
             errors.append(judged.error)
     output.write("".join(lines).encode())
     output.flush()
@@ -172,31 +171,6 @@ def _append(reward: Reward, pending: list[tuple[list[ScoreRow], int]], output: B
 def _input(row: ScoreRow, item: ScoreItem, first_of_group: ScoreRow) -> RewardInput:
     given = item.reward_input(str(row.number))
     return replace(given, example=replace(given.example, id=str(first_of_group.id)))
-
-
-def _written(row: ScoreRow, output: RewardOutput) -> dict[str, Any]:
-    values: dict[str, Any] = {
-        "id": row.id,
-        "score": output.score,
-        "parts": {name: _finite(value) for name, value in output.parts.items()},
-        "error": output.error,
-    }
-    if output.error is not None:
-        values["message"] = output.message
-    if output.token_scores:
-        values["token_scores"] = list(map(_finite, output.token_scores))
-    return values
-
-
-def _finite(value: float) -> float | None:
-    return float(value) if math.isfinite(value) else None
-
-
-def _opened_input(path: Path) -> BinaryIO:
-    try:
-        return path.open("rb")
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}") from error
 
 
 def _foreign(path: Path, problem: str) -> DataError:

@@ -10,7 +10,7 @@ from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from fastapi.routing import APIRoute
-from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
+from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from pydantic_core import from_json, to_json
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
@@ -33,7 +33,6 @@ from posttrain.rewards.service.wire import (
     VLLMPoolingBody,
     VLLMReply,
     VLLMScoreBody,
-    VLLMUsage,
     message_of,
     openrlhf_reply,
     result_of,
@@ -169,7 +168,8 @@ def _add_vllm_routes(app: FastAPI, scoring: Scoring) -> None:
         reward = scoring.reward(body.model)
         items = body.score_items()
         outputs = await scoring.scored(reward, items)
-        activation = _logistic if body.use_activation else float
+        # The logistic function, without overflow.
+        activation = (lambda score: 0.5 * (1.0 + math.tanh(0.5 * score))) if body.use_activation else float
         data = [{"index": index, **datum(output, activation)} for index, output in enumerate(outputs)]
         tokens = sum(estimated_tokens(item.reward_input("")) for item in items)
         return VLLMReply(
@@ -177,7 +177,8 @@ def _add_vllm_routes(app: FastAPI, scoring: Scoring) -> None:
             created=int(time.time()),
             model=reward.name,
             data=data,
-            usage=VLLMUsage(prompt_tokens=tokens, total_tokens=tokens),
+            usage=dict.fromkeys(("prompt_tokens_details", "completion_tokens_details"))
+            | {"prompt_tokens": tokens, "total_tokens": tokens, "completion_tokens": 0},
         )
 
     @app.post("/score")
@@ -206,10 +207,6 @@ def _add_vllm_routes(app: FastAPI, scoring: Scoring) -> None:
         return await reply(body, datum)
 
 
-def _logistic(score: float) -> float:
-    return 0.5 * (1.0 + math.tanh(0.5 * score))  # without overflow
-
-
 def _add_status_routes(app: FastAPI, rewards: Mapping[str, ServedReward], metrics: Metrics) -> None:
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
@@ -234,7 +231,7 @@ def _add_status_routes(app: FastAPI, rewards: Mapping[str, ServedReward], metric
     @app.get("/metrics", response_class=PlainTextResponse)
     async def prometheus() -> PlainTextResponse:
         """Prometheus' text form."""
-        return PlainTextResponse(metrics.text(), media_type=CONTENT_TYPE_PLAIN_0_0_4)
+        return PlainTextResponse(generate_latest(metrics.registry), media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
 
 async def _told(request: Request, error: Exception) -> Response:

@@ -14,7 +14,6 @@ from posttrain.rewards.scoring.reward_file import reward_digest
 from posttrain.rewards.service.config import ServerConfig
 from posttrain.rewards.service.metrics import Metrics
 from posttrain.rewards.service.process import WorkerGone, WorkerProcess
-from posttrain.types import ErrorKind
 
 CHARACTERS_PER_TOKEN = 4
 # An idle worker looks this often whether its process still lives.
@@ -66,11 +65,7 @@ class PendingRequest:
     def expire(self) -> None:
         """Answer now; what has no output yet is a timeout."""
         if not self.done.done():
-            self.done.set_result([output or failed("timeout") for output in self.outputs])
-
-
-def failed(kind: ErrorKind) -> RewardOutput:
-    return RewardOutput(None, error=kind)
+            self.done.set_result([output or RewardOutput(None, error="timeout") for output in self.outputs])
 
 
 Batch = list[tuple[PendingRequest, int]]
@@ -206,12 +201,12 @@ class ServedReward:
             outputs = await process.score([request.inputs[index] for request, index in batch], self.config.timeout_s)
         except WorkerGone:
             logger.error("%s: a process ended while it scored %d items", self.name, len(batch))
-            return [failed("crashed")] * len(batch)
+            return [RewardOutput(None, error="crashed")] * len(batch)
         except TimeoutError:
             logger.error(
                 "%s: %d items took over %g s; their process was ended", self.name, len(batch), self.config.timeout_s
             )
-            return [failed("timeout")] * len(batch)
+            return [RewardOutput(None, error="timeout")] * len(batch)
         seconds = time.monotonic() - started
         self.metrics.batch_seconds.labels(self.name).observe(seconds)
         self.metrics.batch_items.labels(self.name).observe(len(batch))

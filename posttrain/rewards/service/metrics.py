@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 POWERS_OF_TWO = tuple(float(2**power) for power in range(14))
@@ -21,6 +21,3 @@ class Metrics:
         self.batch_items = Histogram("batch_items", "Items of a batch", ["reward"], buckets=POWERS_OF_TWO, **own)
         self.batch_seconds = Histogram("batch_seconds", "Scoring of a batch", ["reward"], buckets=SECONDS, **own)
         self.worker_restarts = Counter("worker_restarts", "Processes that were replaced", ["reward"], **own)
-
-    def text(self) -> bytes:
-        return generate_latest(self.registry)

@@ -20,11 +20,7 @@ class WorkerGone(Exception):
 
 
 class WorkerProcess:
-    """A reward in a process of its own, one batch at a time; ``start`` again after it has ended.
-
-    Args:
-        config: the resolved reward config, as JSON values.
-    """
+    """The reward of a resolved config, in a process of its own, one batch at a time; ``start`` again when it ended."""
 
     def __init__(self, config: dict[str, Any]) -> None:
         self.config = config

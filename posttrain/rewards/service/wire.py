@@ -12,7 +12,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from posttrain.rewards.reward import RewardOutput
-from posttrain.rewards.score_item import ScoreItem
+from posttrain.rewards.score_item import ScoreItem, output_values
 from posttrain.types import ErrorKind, FinishReason, Message
 
 SCHEMA_VERSION = 1
@@ -75,25 +75,15 @@ class ScoreReply(BaseModel):
 
 def result_of(output: RewardOutput, with_token_scores: bool) -> dict[str, Any]:
     """A ``ScoreResult``. Its message names neither files nor the reward's code."""
-    result: dict[str, Any] = {
-        "score": output.score,
-        "parts": {name: _finite(value) for name, value in output.parts.items()},
-        "error": output.error,
-        "truncated": output.parts.get("truncated_tokens", 0.0) > 0,
-    }
+    result = output_values(output, with_token_scores)
+    result["truncated"] = output.parts.get("truncated_tokens", 0.0) > 0
     if output.error is not None:
         result["message"] = message_of(output)
-    if with_token_scores and output.token_scores:
-        result["token_scores"] = list(map(_finite, output.token_scores))
     return result
 
 
 def message_of(output: RewardOutput) -> str:
     return TOLD.get(output.error or "") or PATH.sub("[path]", output.message)[:LONGEST_MESSAGE]
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
 
 
 class OpenRLHFBody(BaseModel):
@@ -218,23 +208,13 @@ class VLLMPoolingBody(VLLMBody):
         return [ScoreItem(completion=text, finish_reason=AS_IT_IS) for text in _listed(self.input or [])]
 
 
-class VLLMUsage(BaseModel):
-    """Tokens, estimated from the length of the texts."""
-
-    prompt_tokens: int
-    total_tokens: int
-    completion_tokens: int = 0
-    prompt_tokens_details: None = None
-    completion_tokens_details: None = None
-
-
 class VLLMReply(BaseModel):
     id: str
     object: str = "list"
     created: int
     model: str
     data: list[dict[str, Any]]
-    usage: VLLMUsage
+    usage: dict[str, int | None] = Field(description="tokens, estimated from the length of the texts")
 
 
 def _listed(value: str | list[str]) -> list[str]:

@@ -21,6 +21,7 @@ from posttrain.errors import UserError
 from posttrain.rewards.checked import score_checked
 from posttrain.rewards.config import RewardConfig
 from posttrain.rewards.reward import Reward, RewardInput, RewardOutput
+from posttrain.rewards.workers.worker import private_pipes
 
 LENGTH = struct.Struct("!Q")
 # A batch that still runs when the server is gone is given this long.
@@ -32,7 +33,8 @@ def main() -> None:
     # A stop signal for the whole process group is the server's to act on: it drains, then ends its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    requests, replies = _private_pipes()
+    pipes = private_pipes()
+    requests, replies = os.fdopen(pipes[0], "rb"), os.fdopen(pipes[1], "wb")
     frames = _frames(requests)
     try:
         reward: Reward = TypeAdapter(RewardConfig).validate_python(next(frames)).build()
@@ -58,14 +60,6 @@ def outputs_of_batch(reward: Reward, inputs: Sequence[RewardInput]) -> list[Rewa
             traceback.print_exception(cause)
             return [RewardOutput(None, error="crashed", message=str(error))]
         return [output for item in inputs for output in outputs_of_batch(reward, [item])]
-
-
-def _private_pipes() -> tuple[BinaryIO, BinaryIO]:
-    """Standard input and output, out of reach of a reward that prints or reads."""
-    requests, replies = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    os.dup2(2, 1)
-    return requests, replies
 
 
 def _frames(requests: BinaryIO) -> Iterator[Any]:

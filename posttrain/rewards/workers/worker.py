@@ -18,13 +18,14 @@ from typing import Any
 def main(arguments: list[str]) -> None:
     """Serve requests; the first line that is written says whether the function could be imported."""
     path, parent, limit_s, memory_mb = arguments[0], int(arguments[1]), float(arguments[2]), int(arguments[3])
-    requests, replies = _private_pipes()
+    requests, replies = private_pipes()
     # A stop signal for the whole process group is the parent's to act on; it ends the workers when it is done.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     try:
-        function = _load(path)
+        module, _, name = path.partition(":")
+        function: Callable[[Any], Any] = getattr(importlib.import_module(module), name)
         _limit_memory(memory_mb)
     except Exception as error:
         _reply(replies, {"error": f"{type(error).__name__}: {error}"})
@@ -40,19 +41,13 @@ def main(arguments: list[str]) -> None:
             _reply(replies, answer)
 
 
-def _private_pipes() -> tuple[int, int]:
+def private_pipes() -> tuple[int, int]:
     """The request and reply pipes, out of reach of a function that prints or reads standard input."""
     requests, replies = os.dup(0), os.dup(1)
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     os.dup2(2, 1)
     return requests, replies
-
-
-def _load(path: str) -> Callable[[Any], Any]:
-    module, _, name = path.partition(":")
-    function: Callable[[Any], Any] = getattr(importlib.import_module(module), name)
-    return function
 
 
 def _limit_memory(memory_mb: int) -> None:

@@ -16,6 +16,7 @@ import weakref
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -61,7 +62,7 @@ class WorkerPool:
         self._idle: list[_Worker] = []
         self._alive: set[_Worker] = set()
         weakref.finalize(self, _dispose_all, self._alive)
-        os.register_at_fork(after_in_child=_ForgetInChild(weakref.ref(self)))
+        os.register_at_fork(after_in_child=partial(_forget, weakref.ref(self)))
 
     def map(self, items: Sequence[Any]) -> list[WorkerResult]:
         """The results of ``items``, in their order.
@@ -116,11 +117,10 @@ class WorkerPool:
         worker = _Worker(self.function, self.timeout_s + ORPHAN_GRACE_S, self.memory_mb)
         with self._lock:
             self._alive.add(worker)
-        try:
-            worker.wait_until_ready()
-        except RewardFailure:
+        started = worker.read_reply(time.monotonic() + START_LIMIT_S)  # after its imports, outside any item's limit
+        if started.error is not None:
             self._discard(worker)
-            raise
+            raise RewardFailure(f"a worker process for {self.function} cannot start: {started.message}")
         return worker
 
     def _discard(self, worker: "_Worker") -> None:
@@ -128,30 +128,21 @@ class WorkerPool:
             self._alive.discard(worker)
         worker.dispose()
 
-    def _forget(self) -> None:
-        self._lock = threading.Lock()
-        self._executor = None
-        self._idle.clear()
-        self._alive.clear()
 
-
-class _ForgetInChild:
+def _forget(reference: "weakref.ref[WorkerPool]") -> None:
     """A forked child of the parent has neither the pool's threads nor a right to its processes."""
-
-    def __init__(self, pool: "weakref.ref[WorkerPool]") -> None:
-        self.pool = pool
-
-    def __call__(self) -> None:
-        pool = self.pool()
-        if pool is not None:
-            pool._forget()
+    pool = reference()
+    if pool is not None:
+        pool._lock = threading.Lock()
+        pool._executor = None
+        pool._idle.clear()
+        pool._alive.clear()
 
 
 class _Worker:
     """The parent's side of one process."""
 
     def __init__(self, function: str, orphan_limit_s: float, memory_mb: int) -> None:
-        self.function = function
         path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
         arguments = [function, str(os.getpid()), str(orphan_limit_s), str(memory_mb)]
         self.process = subprocess.Popen(
@@ -166,16 +157,6 @@ class _Worker:
         self._replies = self.process.stdout.fileno()
         self._unread = b""
 
-    def wait_until_ready(self) -> None:
-        """Wait for the import of the function, outside any item's limit.
-
-        Raises:
-            RewardFailure: it failed.
-        """
-        result = self._read_reply(time.monotonic() + START_LIMIT_S)
-        if result.error is not None:
-            raise RewardFailure(f"a worker process for {self.function} cannot start: {result.message}")
-
     def run(self, items: Sequence[Any], timeout_s: float) -> list[WorkerResult]:
         """The function's results; the process is dead, and later items have none, where the last one is a timeout, or
         a crash of the process."""
@@ -187,7 +168,7 @@ class _Worker:
             return [self._crashed()]
         results: list[WorkerResult] = []
         while len(results) < len(items) and (not results or self.process.returncode is None):
-            results.append(self._read_reply(time.monotonic() + timeout_s))
+            results.append(self.read_reply(time.monotonic() + timeout_s))
             if results[-1].error == "timeout":
                 self.kill()
                 results[-1].message = f"no result after {timeout_s:g} s"
@@ -208,7 +189,7 @@ class _Worker:
             if pipe is not None:
                 pipe.close()
 
-    def _read_reply(self, deadline: float) -> WorkerResult:
+    def read_reply(self, deadline: float) -> WorkerResult:
         """The next line of ``_unread``, which ``_replies`` fills."""
         poll = select.poll()
         poll.register(self._replies, select.POLLIN)

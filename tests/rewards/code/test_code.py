@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from posttrain.rewards.code.code import CodeConfig, CodeReward, extract_program
+from posttrain.rewards.code.code import CodeReward, extract_program
 from posttrain.rewards.code.sandbox import SandboxUnavailable
 from posttrain.rewards.reward import RewardInput, RewardOutput
 from posttrain.rewards.scoring.reward_file import load_reward_config
@@ -40,7 +40,7 @@ RIGHT = "def double(numbers):\n    return [2 * number for number in numbers]\n"
 
 def make_reward(**keys: Any) -> CodeReward:
     try:
-        reward = CodeConfig(timeout_s=3, memory_mb=256, disk_mb=8, processes=8, output_kb=64, **keys).make()
+        reward = CodeReward(timeout_s=3, memory_mb=256, disk_mb=8, processes=8, output_kb=64, **keys).make()
     except SandboxUnavailable as error:
         pytest.skip(f"this machine cannot isolate programs: {error}")
     assert isinstance(reward, CodeReward)
@@ -364,7 +364,7 @@ def test_the_reward_file_judges(reward: CodeReward) -> None:
 
 
 def test_config() -> None:
-    assert CodeConfig().isolation == "namespaces"
+    assert CodeReward().isolation == "namespaces"
     for wrong in ({"credit": "half"}, {"timeout_s": 0}, {"isolation": "none"}, {"memory_mb": 1}):
         with pytest.raises(ValidationError):
-            CodeConfig(**wrong)  # type: ignore[arg-type]
+            CodeReward(**wrong)  # type: ignore[arg-type]

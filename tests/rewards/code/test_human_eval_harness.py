@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from posttrain.rewards.code.code import CodeConfig
+from posttrain.rewards.code.code import CodeReward
 from posttrain.rewards.reward import RewardInput
 from posttrain.types import Example
 
@@ -44,7 +44,7 @@ def test_every_verdict_is_the_harnesss() -> None:
     ]
     with ThreadPoolExecutor(2) as threads:
         told = list(threads.map(lambda each: passes(*each), completions))
-    reward = CodeConfig(workers=2, timeout_s=20).build()
+    reward = CodeReward(workers=2, timeout_s=20).build()
     inputs = [
         RewardInput(Example(row["task_id"], row["prompt"], metadata=row), completion) for row, completion in completions
     ]

@@ -20,7 +20,7 @@ PROMPTS = Path(__file__).parents[3] / ".." / "shared" / "data" / "ifeval" / "pro
 
 @pytest.fixture(scope="module")
 def reward() -> Iterator[InstructionsReward]:
-    reward = InstructionsReward(timeout_s=20, workers=1)
+    reward = InstructionsReward(InstructionsConfig(timeout_s=20, workers=1))
     yield reward
     reward.close()
 
@@ -109,7 +109,7 @@ def test_a_row_that_cannot_be_used_says_why(reward: InstructionsReward, metadata
 
 
 def test_keywords_of_a_row_can_hurt_only_that_row() -> None:
-    reward = InstructionsReward(timeout_s=1.0, workers=1)
+    reward = InstructionsReward(InstructionsConfig(timeout_s=1.0, workers=1))
     hostile = ("keywords:existence", {"keywords": ["^(a+)+$"]})
     broken = ("keywords:forbidden_words", {"forbidden_words": ["(a"]})
     outputs = score_checked(reward, [row("a" * 60 + "b", hostile), row("x", broken), row("aaa", hostile)])

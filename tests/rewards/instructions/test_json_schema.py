@@ -6,7 +6,7 @@ import pytest
 
 from posttrain.errors import JobError
 from posttrain.rewards.checked import score_checked
-from posttrain.rewards.instructions.json_schema import JsonSchemaConfig, JsonSchemaReward
+from posttrain.rewards.instructions.json_schema import JsonSchemaReward
 from posttrain.rewards.reward import RewardInput, RewardOutput
 from posttrain.types import Example
 
@@ -24,7 +24,7 @@ def judge(reward: Any, *texts: str, **metadata: Any) -> list[RewardOutput]:
 
 
 def test_validity() -> None:
-    reward = JsonSchemaConfig(json_schema=PERSON, timeout_s=20, workers=1).build()
+    reward = JsonSchemaReward(json_schema=PERSON, timeout_s=20, workers=1).build()
     cases = {
         '{"name": "Ada", "age": 36}': (1, 1, ""),
         ' ```json\n{"name": "Ada"}\n```\n': (1, 1, ""),
@@ -43,7 +43,7 @@ def test_validity() -> None:
 
 
 def test_a_fence_may_be_refused() -> None:
-    reward = JsonSchemaReward({}, allow_fence=False, timeout_s=20, workers=1)
+    reward = JsonSchemaReward(json_schema={}, allow_fence=False, timeout_s=20, workers=1)
     assert [output.score for output in judge(reward, "```json\n{}\n```", "{}", "3")] == [0, 1, 1]
     reward.close()
 
@@ -74,7 +74,7 @@ def test_schemas_of_rows() -> None:
 
 
 def test_a_hostile_pattern_costs_one_sample() -> None:
-    reward = JsonSchemaReward({"type": "string", "pattern": "^(a+)+$"}, timeout_s=1.0, workers=1)
+    reward = JsonSchemaReward(json_schema={"type": "string", "pattern": "^(a+)+$"}, timeout_s=1.0, workers=1)
     outputs = judge(reward, '"aa"', '"' + "a" * 60 + 'b"', '"b"')
     reward.close()
     assert [(output.score, output.error) for output in outputs] == [(1, None), (None, "timeout"), (0, None)]
@@ -82,6 +82,6 @@ def test_a_hostile_pattern_costs_one_sample() -> None:
 
 def test_a_wrong_schema_of_the_job_stops_it() -> None:
     with pytest.raises(JobError, match="json_schema: not a valid schema: 'whole' is not valid"):
-        JsonSchemaConfig(json_schema={"type": "whole"}).build()
+        JsonSchemaReward(json_schema={"type": "whole"}).build()
     with pytest.raises(ValueError, match="either json_schema or schema_column"):
-        JsonSchemaConfig()
+        JsonSchemaReward()

@@ -3,13 +3,13 @@
 import pytest
 
 from posttrain.rewards.checked import score_checked
-from posttrain.rewards.instructions.multiple_choice import MultipleChoiceConfig
+from posttrain.rewards.instructions.multiple_choice import MultipleChoiceReward
 from posttrain.rewards.reward import RewardInput, RewardOutput
 from posttrain.types import Example
 
 
 def judge(completion: str, answer: str | list[str] | None = "B", letters: str = "ABCD") -> RewardOutput:
-    reward = MultipleChoiceConfig(letters=letters).build()
+    reward = MultipleChoiceReward(letters=letters).build()
     return score_checked(reward, [RewardInput(Example("row", "q", answer), completion)])[0]
 
 

@@ -9,7 +9,7 @@ from transformers import AutoModelForSequenceClassification
 
 from posttrain.data.chat import PromptEncoder
 from posttrain.errors import JobError
-from posttrain.rewards.learned.goal_conditioned import GoalConditionedConfig, GoalConditionedReward
+from posttrain.rewards.learned.goal_conditioned import GoalConditionedReward
 from posttrain.rewards.learned.guided_decoding import decode_guided
 from posttrain.rewards.reward import RewardInput, RewardOutput
 from posttrain.rewards.scoring.reward_file import load_reward_config
@@ -35,7 +35,7 @@ def reward_model(tiny_model_folder: Path, tmp_path_factory: pytest.TempPathFacto
 
 @pytest.fixture(scope="module")
 def reward(reward_model: Path) -> GoalConditionedReward:
-    made = GoalConditionedConfig(model=str(reward_model)).build()
+    made = GoalConditionedReward(model=str(reward_model)).build()
     assert isinstance(made, GoalConditionedReward)
     return made
 
@@ -72,7 +72,7 @@ def test_beginnings_that_go_well_have_the_higher_q(reward: GoalConditionedReward
 
 
 def test_the_score_is_the_q_that_was_asked_for(reward: GoalConditionedReward) -> None:
-    lowest = GoalConditionedReward(reward.scorer, reward.goal, pooling="min")
+    lowest = reward.model_copy(update={"pooling": "min"})
     (output,) = lowest.score([item("abc1")])
     assert output.score == min(output.token_scores)
 
@@ -90,13 +90,13 @@ def test_the_file_people_copy(reward_model: Path) -> None:
 
 
 def test_missing_goals_are_named(reward_model: Path, tmp_path: Path) -> None:
-    with pytest.raises(JobError, match=r"'prefered' is none of the goals .*Did you mean 'preferred'"):
-        GoalConditionedConfig(model=str(reward_model), goal="prefered").build()
+    with pytest.raises(JobError, match=r"'prefered' is none of the goals .*did you mean preferred"):
+        GoalConditionedReward(model=str(reward_model), goal="prefered").build()
     for file in reward_model.iterdir():
         if file.name != "goal_states.safetensors":
             (tmp_path / file.name).symlink_to(file)
     with pytest.raises(JobError, match=r"has no goal_states\.safetensors; train one with method: reward_model"):
-        GoalConditionedConfig(model=str(tmp_path)).build()
+        GoalConditionedReward(model=str(tmp_path)).build()
 
 
 class MoreLetters:

@@ -15,7 +15,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreT
 
 from posttrain.errors import JobError, UserError
 from posttrain.rewards.checked import score_checked
-from posttrain.rewards.learned.learned import LearnedConfig, LearnedReward
+from posttrain.rewards.learned.learned import LearnedReward
 from posttrain.rewards.learned.reward_scorer import EncodedText
 from posttrain.rewards.learned.sequence_classifier import length_batches
 from posttrain.rewards.reward import RewardInput
@@ -54,7 +54,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Path) ->
 
 
 def learned(folder: Path, **keys: Any) -> LearnedReward:
-    reward = LearnedConfig(model=str(folder), **keys).build()
+    reward = LearnedReward(model=str(folder), **keys).build()
     assert isinstance(reward, LearnedReward)
     return reward
 
@@ -278,7 +278,7 @@ def test_settings_that_do_not_fit(folder: Path) -> None:
     with pytest.raises(JobError, match=r"max_length \(257\) is more than the 256 tokens"):
         learned(folder, max_length=257)
     with pytest.raises(ValueError, match="device is for backend transformers"):
-        LearnedConfig(model="x", backend="vllm", device="cuda:0")
+        LearnedReward(model="x", backend="vllm", device="cuda:0")
 
 
 def test_the_file_people_copy(folder: Path) -> None:

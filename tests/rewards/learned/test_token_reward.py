@@ -9,7 +9,7 @@ from transformers import AutoTokenizer
 
 from posttrain.errors import JobError
 from posttrain.rewards.checked import score_checked
-from posttrain.rewards.learned.token_reward import TokenRewardConfig
+from posttrain.rewards.learned.token_reward import TokenReward
 from posttrain.rewards.reward import RewardInput, RewardOutput
 from posttrain.rewards.scoring.reward_file import load_reward_config
 from posttrain.trainers.oreal import OREALTrainer
@@ -65,7 +65,7 @@ def scores_in_training(model: TokenRewardModel, folder: Path) -> list[list[float
 
 
 def judged(folder: Path, inputs: list[RewardInput] = INPUTS, **keys: Any) -> list[RewardOutput]:
-    return score_checked(TokenRewardConfig(model=str(folder), **keys).build(), inputs)
+    return score_checked(TokenReward(model=str(folder), **keys).build(), inputs)
 
 
 @pytest.mark.parametrize("adapted", [False, True], ids=["whole", "adapter"])

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from posttrain.errors import DataError, JobError
-from posttrain.rewards.overlong import OverlongConfig
+from posttrain.rewards.penalties import OverlongReward
 from posttrain.rewards.references.reference import ExactMatchConfig
 from posttrain.rewards.rescaling import NormaliseConfig
 from posttrain.rewards.scoring.scoring import LARGEST_GROUP, groups, read_score_rows, score_file
@@ -90,7 +90,7 @@ def test_a_compressed_input_with_a_byte_order_mark(tmp_path: Path) -> None:
 
 def test_neighbours_of_one_prompt_are_a_group_wherever_batches_end(tmp_path: Path) -> None:
     rows = [row(n, f"p{n // 4}", completion="x" * (n % 4 + 1)) for n in range(40)]
-    reward = NormaliseConfig(reward=OverlongConfig(max_completion_tokens=100, buffer_tokens=99), method="min_max")
+    reward = NormaliseConfig(reward=OverlongReward(max_completion_tokens=100, buffer_tokens=99), method="min_max")
     for each in rows:
         each["completion_ids"] = list(range(len(each["completion"]) + 1))
     source = write(tmp_path / "in.jsonl", rows)
@@ -103,7 +103,7 @@ def test_neighbours_of_one_prompt_are_a_group_wherever_batches_end(tmp_path: Pat
 
 def test_a_cut_group_is_scored_whole_again_and_only_the_missing_rows_are_added(tmp_path: Path) -> None:
     rows = [row(n, "p", completion="x", completion_ids=list(range(n + 1))) for n in range(4)]
-    reward = NormaliseConfig(reward=OverlongConfig(max_completion_tokens=100, buffer_tokens=99), method="min_max")
+    reward = NormaliseConfig(reward=OverlongReward(max_completion_tokens=100, buffer_tokens=99), method="min_max")
     source, output = write(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl"
     score_file(reward, source, output)
     whole = output.read_bytes()

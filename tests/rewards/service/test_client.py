@@ -16,7 +16,7 @@ import pytest
 
 from posttrain.errors import RewardFailure
 from posttrain.rewards.remote.client import AsyncRewardClient, RewardClient
-from posttrain.rewards.remote.remote import RemoteConfig
+from posttrain.rewards.remote.remote import RemoteReward
 from posttrain.rewards.reward import RewardInput
 from posttrain.types import Example
 
@@ -33,7 +33,7 @@ def closed_port() -> int:
 
 
 def remote(*urls: str, **settings: Any) -> Any:
-    return RemoteConfig(urls=list(urls), **settings).build()
+    return RemoteReward(urls=list(urls), **settings).build()
 
 
 def test_scores_in_order_over_several_requests(server: Any) -> None:

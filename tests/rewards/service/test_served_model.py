@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from posttrain.rewards.learned.learned import LearnedConfig
+from posttrain.rewards.learned.learned import LearnedReward
 from posttrain.rewards.score_item import ScoreItem
 
 
 def test_scores_do_not_depend_on_what_is_asked_at_the_same_time(start_server: Any, classifier_folder: Path) -> None:
     rng = random.Random(0)
     texts = ["".join(rng.choices("abcdefgh ", k=rng.randrange(1, 120))) for _ in range(64)]
-    reward = LearnedConfig(model=str(classifier_folder)).build()
+    reward = LearnedReward(model=str(classifier_folder)).build()
     alone = [reward.score([ScoreItem(prompt="q: ", completion=text).reward_input("0")])[0].score for text in texts]
     reward.close()
     assert len(set(alone)) > 60

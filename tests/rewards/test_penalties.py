@@ -1,4 +1,4 @@
-"""The share of n-grams that come again."""
+"""Penalties: for n-grams that come again, and DAPO's for length."""
 
 from typing import Any
 
@@ -7,13 +7,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from posttrain.rewards.checked import score_checked
-from posttrain.rewards.repetition import RepetitionConfig, repeated_share
-from posttrain.rewards.reward import RewardInput, RewardOutput
+from posttrain.rewards.penalties import OverlongReward, RepetitionReward, repeated_share
+from posttrain.rewards.reward import Reward, RewardInput, RewardOutput
 from posttrain.types import Example
 
 
+def scored(reward: Reward, text: str, ids: list[int] | None) -> RewardOutput:
+    return score_checked(reward, [RewardInput(Example("row", "q"), text, ids or [])])[0]
+
+
 def judge(text: str, ids: list[int] | None = None, **config: Any) -> RewardOutput:
-    return score_checked(RepetitionConfig(**config).build(), [RewardInput(Example("row", "q"), text, ids or [])])[0]
+    return scored(RepetitionReward(**config), text, ids)
 
 
 @pytest.mark.parametrize(
@@ -45,3 +49,17 @@ def test_the_share_counts_what_came_before(units: list[int], n: int) -> None:
     ngrams = [units[start : start + n] for start in range(len(units) - n + 1)]
     again = sum(ngram in ngrams[:position] for position, ngram in enumerate(ngrams))
     assert repeated_share(units, n) == pytest.approx(again / max(len(ngrams), 1), abs=1e-15)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "score"),
+    [(0, 0), (79, 0), (80, 0), (81, -0.05), (90, -0.5), (99, -0.95), (100, -1), (101, -1), (500, -1)],
+)
+def test_overlong(tokens: int, score: float) -> None:
+    output = scored(OverlongReward(max_completion_tokens=100, buffer_tokens=20), "x" * tokens, [7] * tokens)
+    assert output.score == pytest.approx(score, abs=1e-15)
+
+
+def test_overlong_needs_token_ids() -> None:
+    output = scored(OverlongReward(max_completion_tokens=100, buffer_tokens=20), "text without ids", None)
+    assert (output.score, output.error) == (None, "invalid_input")

@@ -7,8 +7,8 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from posttrain.rewards.checked import score_checked
+from posttrain.rewards.composition import Combine, ensemble
 from posttrain.rewards.config import RewardConfig
-from posttrain.rewards.learned.ensemble import Combine, EnsembleReward, combined
 from posttrain.rewards.reward import Reward, RewardInput, RewardOutput
 from posttrain.types import Example
 
@@ -46,8 +46,7 @@ def fixed(*scores: float | None) -> dict[str, Reward]:
     ],
 )
 def test_numbers(combine: Combine, k: float, expected: float) -> None:
-    assert combined(SCORES, combine, k) == pytest.approx(expected, abs=1e-9)
-    output = score_checked(EnsembleReward(fixed(*SCORES), combine, k), INPUTS)[0]
+    output = score_checked(ensemble(fixed(*SCORES), combine, k), INPUTS)[0]
     assert output.score == pytest.approx(expected, abs=1e-9)
     assert output.parts == pytest.approx(
         {"a": 1.0, "b": 1.4, "c": 0.6, "a/seen": 1.0, "b/seen": 1.0, "c/seen": 1.0, "members_std": 0.3265986324},
@@ -57,21 +56,21 @@ def test_numbers(combine: Combine, k: float, expected: float) -> None:
 
 def test_an_error_of_one_member_is_an_error_and_the_others_stay_visible() -> None:
     members = fixed(1.0, 2.0) | {"judge": Fixed(RewardOutput(None, error="timeout", message="no reply"))}
-    output = score_checked(EnsembleReward(members, "min"), INPUTS)[0]
+    output = score_checked(ensemble(members, "min"), INPUTS)[0]
     assert (output.score, output.error, output.message) == (None, "timeout", "judge: no reply")
     assert output.parts == {"a": 1.0, "a/seen": 1.0, "b": 2.0, "b/seen": 1.0}
 
 
 def test_members_that_do_not_apply_are_left_out() -> None:
-    output = score_checked(EnsembleReward(fixed(1.0, None, 3.0), "mean_minus_std"), INPUTS)[0]
+    output = score_checked(ensemble(fixed(1.0, None, 3.0), "mean_minus_std"), INPUTS)[0]
     assert (output.score, output.parts["members_std"]) == (1.0, 1.0)
-    nowhere = score_checked(EnsembleReward(fixed(None, None), "mean"), INPUTS)[0]
+    nowhere = score_checked(ensemble(fixed(None, None), "mean"), INPUTS)[0]
     assert (nowhere.error, nowhere.message) == ("invalid_input", "no reward applies to this example")
 
 
 def test_closing_closes_every_member() -> None:
     members = {name: Fixed(RewardOutput(1.0)) for name in "ab"}
-    EnsembleReward(members).close()
+    ensemble(members).close()
     assert all(member.closed for member in members.values())
 
 

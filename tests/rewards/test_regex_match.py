@@ -5,13 +5,13 @@ from typing import Any
 import pytest
 
 from posttrain.rewards.checked import score_checked
-from posttrain.rewards.instructions.regex_match import RegexMatchConfig
+from posttrain.rewards.format import RegexMatchReward
 from posttrain.rewards.reward import RewardInput
 from posttrain.types import Example
 
 
 def scores(config: dict[str, Any], *texts: str) -> list[float | None]:
-    reward = RegexMatchConfig(**config, timeout_s=20).build()
+    reward = RegexMatchReward(**config, timeout_s=20).build()
     outputs = score_checked(reward, [RewardInput(Example("row", "q"), text) for text in texts])
     reward.close()
     return [output.score for output in outputs]
@@ -31,7 +31,7 @@ def test_ways_to_match(config: dict[str, Any], texts: list[str], expected: list[
 
 
 def test_rows_have_patterns_of_their_own_and_a_bad_one_costs_its_row() -> None:
-    reward = RegexMatchConfig(pattern_column="pattern", timeout_s=1.0).build()
+    reward = RegexMatchReward(pattern_column="pattern", timeout_s=1.0).build()
     patterns: list[Any] = [r"\d+", None, "(a", "^(a+)+$", "b$"]
     text = "a" * 60 + "1b"
     outputs = score_checked(
@@ -55,4 +55,4 @@ def test_rows_have_patterns_of_their_own_and_a_bad_one_costs_its_row() -> None:
 )
 def test_mistakes_are_named(config: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        RegexMatchConfig(**config)
+        RegexMatchReward(**config)

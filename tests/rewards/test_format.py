@@ -1,16 +1,15 @@
-"""The form of a completion, and DAPO's penalty for its length."""
+"""The form of a completion."""
 
 import pytest
 
 from posttrain.rewards.checked import score_checked
 from posttrain.rewards.format import FormatReward, tags_in_order
-from posttrain.rewards.overlong import OverlongReward
 from posttrain.rewards.reward import Reward, RewardInput, RewardOutput
 from posttrain.types import Example
 
 
-def judge(reward: Reward, completion: str, completion_ids: list[int] | None = None) -> RewardOutput:
-    return score_checked(reward, [RewardInput(Example("row", "question"), completion, completion_ids or [])])[0]
+def judge(reward: Reward, completion: str) -> RewardOutput:
+    return score_checked(reward, [RewardInput(Example("row", "question"), completion)])[0]
 
 
 @pytest.mark.parametrize(
@@ -41,7 +40,7 @@ def test_tags(completion: str, ok: bool) -> None:
 
 
 def test_every_condition_must_hold_and_is_a_part() -> None:
-    reward = FormatReward(boxed=True, tags=["think"], pattern=r"\A<think>.*\Z", timeout_s=20)
+    reward = FormatReward(boxed=True, tags=("think",), pattern=r"\A<think>.*\Z", timeout_s=20)
     assert judge(reward, "<think>a\nb</think> \\boxed{5}").score == 1
     assert judge(reward, "<think>a</think> 5") == RewardOutput(0.0, {"boxed": 0.0, "tags": 1.0, "pattern": 1.0})
     reward.close()
@@ -54,17 +53,3 @@ def test_a_pattern_that_explodes_costs_one_sample() -> None:
     assert [output.score for output in outputs] == [1, None, 0]
     assert outputs[1].error == "timeout" and "no result after 1 s" in outputs[1].message
     reward.close()
-
-
-@pytest.mark.parametrize(
-    ("tokens", "score"),
-    [(0, 0), (79, 0), (80, 0), (81, -0.05), (90, -0.5), (99, -0.95), (100, -1), (101, -1), (500, -1)],
-)
-def test_overlong(tokens: int, score: float) -> None:
-    output = judge(OverlongReward(max_completion_tokens=100, buffer_tokens=20), "x" * tokens, [7] * tokens)
-    assert output.score == pytest.approx(score, abs=1e-15)
-
-
-def test_overlong_needs_token_ids() -> None:
-    output = judge(OverlongReward(100, 20), "text without ids")
-    assert (output.score, output.error) == (None, "invalid_input")
