@@ -173,6 +173,14 @@ def _adapter_parameters(layer: Any) -> list[nn.Parameter]:
     return [p for part in layer.adapter_layer_names for p in getattr(layer, part, nn.Module()).parameters()]
 
 
+@torch.no_grad()
+def whole_adapter(model: nn.Module) -> dict[str, Tensor]:
+    """The trained parameters of a PEFT model, whole and on the CPU, by their name in it. Collective."""
+    trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    with _gathered([parameter for _, parameter in trained if hasattr(parameter, "ds_id")]):
+        return {name: _full(parameter).to("cpu", copy=True) for name, parameter in trained}
+
+
 def _is_adapter_part(name: str) -> bool:
     return ".lora_" in name or ".original_module." in name
 
