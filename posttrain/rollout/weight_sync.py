@@ -43,8 +43,8 @@ class _PolicyTensor:
 
     @property
     def numel(self) -> int:
-        """Elements of the whole tensor; a ZeRO-3 parameter itself is empty while it is sharded."""
-        return int(getattr(self.parameters[0], "ds_numel", self.parameters[0].numel()))
+        """Elements of the whole tensor."""
+        return whole_shape(self.parameters[0]).numel()
 
 
 def sync_weights(
@@ -120,6 +120,11 @@ def _whole(tensors: Sequence[_PolicyTensor], dtype: torch.dtype) -> Bucket:
     sharded = [p for tensor in tensors for p in tensor.parameters if hasattr(p, "ds_id")]
     with _gathered(sharded):
         return [(tensor.name, _full(tensor.value()).to(dtype, copy=bool(sharded))) for tensor in tensors]
+
+
+def whole_shape(parameter: nn.Parameter) -> torch.Size:
+    """The shape of a parameter where it is whole; one of ZeRO-3 is itself empty while it is sharded."""
+    return torch.Size(getattr(parameter, "ds_shape", parameter.shape))
 
 
 def _gathered(parameters: list[nn.Parameter]) -> AbstractContextManager[Any]:

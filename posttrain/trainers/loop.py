@@ -16,6 +16,7 @@ from posttrain.report.page import write_report
 from posttrain.trainers.run_record import RunRecord
 from posttrain.training.accelerator import any_rank
 from posttrain.training.checkpoint import CheckpointStore
+from posttrain.training.layout import check_layout, write_layout
 from posttrain.training.run_log import rollout_records
 
 if TYPE_CHECKING:
@@ -97,6 +98,7 @@ class Session:
         """Restore the newest valid checkpoint if asked to, open the log, and give the engine the policy's weights."""
         checkpoint = self.store.resolve(resume, on_refused=self.display.warn) if resume else None
         if checkpoint is not None:
+            check_layout(checkpoint, self.accelerator, self._models())
             for place, accelerator in self._accelerators(checkpoint):
                 accelerator.load_state(str(place))
             state = torch.load(checkpoint / "trainer.pt", weights_only=True)
@@ -139,9 +141,13 @@ class Session:
                 accelerator.save_state(str(place))
             if self.is_main:
                 torch.save(state, folder / "trainer.pt")
+                write_layout(folder, self.accelerator, self._models())
 
         self.store.save(self.trainer.step, write, is_main=self.is_main, any_rank=self.any_rank)
         self.saved_step = self.trainer.step
+
+    def _models(self) -> list[Any]:
+        return [update.model for update in self.trainer.updates]
 
     def _accelerators(self, checkpoint: Path) -> Iterator[tuple[Path, Accelerator]]:
         """Where each accelerator's state lies: the run's own, and under DeepSpeed one of each further trained model."""

@@ -29,9 +29,10 @@ def make_accelerator(trackers: list[str], folder: str, max_grad_norm: float) -> 
             "FSDP needs GPUs: accelerate sets it up on none, and on CPU the processes would train apart. There use "
             "recipes/accelerate/zero3.yaml, which splits the weights too"
         )
+    if on_cpu:
+        os.environ["ACCELERATE_MIXED_PRECISION"] = "no"  # a CPU gains nothing by it; TRL reads it here too
     accelerator = Accelerator(
         cpu=(on_cpu and not use_deepspeed) or None,
-        mixed_precision="no" if on_cpu else None,  # a CPU gains nothing by it
         kwargs_handlers=[InitProcessGroupKwargs(backend="gloo")] if use_deepspeed and on_cpu else [],
         log_with=trackers or None,
         project_dir=folder,
@@ -105,6 +106,12 @@ def any_rank(accelerator: Accelerator, flag: bool) -> bool:
         return flag
     total = accelerator.reduce(torch.tensor(float(flag), device=accelerator.device), reduction="sum")
     return bool(total > 0)
+
+
+def is_lost_rank(error: RuntimeError) -> bool:
+    """Whether ``error`` is what a collective operation raises when another rank has ended."""
+    said = str(error).lower()
+    return isinstance(error, torch.distributed.DistError) or ("gloo" in said and "connection" in said)
 
 
 def gather_lists(accelerator: Accelerator, items: list[Any]) -> list[Any]:

@@ -121,10 +121,11 @@ def add_adapter(causal_lm: Any, config: LoRAConfig, task_type: str = "CAUSAL_LM"
     )
 
 
-def reference_logprobs(model: nn.Module, batch: MicroBatch) -> Tensor:
+def reference_logprobs(model: Any, batch: MicroBatch) -> Tensor:
     """The frozen model's log-probs of the trained tokens, float32 [M]; of a LoRA policy, with its adapter off.
 
-    ``model`` may be wrapped for training: ZeRO-3 gathers weights only where it is called through its wrapper."""
+    ``model`` is a ``PolicyModel``, in the wrapper of training if it has one: ZeRO-3 gathers weights only there.
+    """
     causal_lm = getattr(model, "module", model).causal_lm
     with torch.no_grad(), causal_lm.disable_adapter() if hasattr(causal_lm, "disable_adapter") else nullcontext():
         logprobs: Tensor = model(batch)[0]
@@ -135,7 +136,7 @@ def save_causal_lm(causal_lm: Any, tokenizer: PreTrainedTokenizerBase, folder: P
     """Write a folder that transformers and vLLM load: full weights, or the base with its LoRA adapter merged in (the
     adapter itself then lies in ``folder / "adapter"``). Collective: sharded weights are gathered by all ranks."""
     dtype = base_model_of(causal_lm).dtype
-    tensors = {}
+    tensors: dict[str, Tensor] = {}
     for bucket in policy_buckets(causal_lm, 1 << 28, dtype):
         tensors |= {name: tensor.cpu().clone() for name, tensor in bucket} if is_main else {}
     adapter = whole_adapter(causal_lm) if hasattr(causal_lm, "get_base_model") else None
