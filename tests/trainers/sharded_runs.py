@@ -32,7 +32,15 @@ trainer:
   sampling: {max_completion_tokens: 6}
 run: {seed: 3, threads: 1}
 """
-OREAL = ["method=oreal", "trainer.policy_freeze_steps=0", "trainer.truncated_is_wrong=false", "trainer.kl_coef=0.1"]
+OREAL = [
+    "method=oreal",
+    "trainer.policy_freeze_steps=0",
+    "trainer.truncated_is_wrong=false",
+    "trainer.kl_coef=0.1",
+    "trainer.positive_threshold=0.0",
+    "trainer.negative_threshold=0.0",
+    "trainer.token_reward_model.learning_rate=1e-2",
+]
 SUPERVISED = "{steps: 2, batch_size: 4, save_every: 1}"
 RUNS = {
     "grpo": ["trainer.kl_coef=0.1", "trainer.updates_per_step=2"],
