@@ -41,7 +41,8 @@ def train(
             if not is_lost_rank(error):
                 raise
             raise RankLost(
-                "another rank has ended, and its own message says why; this one stops too. Go on with --resume auto"
+                "another rank has ended, and its own message says why; this one stops too "
+                f"({str(error).splitlines()[0]}). Go on with --resume auto"
             ) from error
         leave_process_group()
         if is_first_rank():

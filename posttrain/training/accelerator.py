@@ -32,7 +32,7 @@ def make_accelerator(trackers: list[str], folder: str, max_grad_norm: float) -> 
     if on_cpu:
         os.environ["ACCELERATE_MIXED_PRECISION"] = "no"  # a CPU gains nothing by it; TRL reads it here too
     accelerator = Accelerator(
-        cpu=(on_cpu and not use_deepspeed) or None,
+        cpu=on_cpu and not use_deepspeed,
         kwargs_handlers=[InitProcessGroupKwargs(backend="gloo")] if use_deepspeed and on_cpu else [],
         log_with=trackers or None,
         project_dir=folder,
