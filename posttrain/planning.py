@@ -269,7 +269,8 @@ def batch_lines(config: PolicyTrainerConfig, longest_prompt: int, launch: Launch
     prompts, group, ranks = config.prompts_per_step, config.rollouts_per_prompt, launch.ranks
     if prompts < ranks:
         raise JobError(
-            f"trainer.prompts_per_step ({prompts}) is less than the {ranks} ranks: some would have no prompt"
+            f"trainer.prompts_per_step ({prompts}) is less than the {ranks} ranks, and some would have no prompt: "
+            f"take at least {ranks} prompts, or at most {prompts} ranks"
         )
     most = math.ceil(prompts / ranks)
     tokens = most * group * (longest_prompt + config.sampling.max_completion_tokens)

@@ -1,8 +1,9 @@
 """One rank of a launch that trains with every method, and again from a checkpoint: run by ``test_sharded_runs.py``.
 
-``accelerate launch --config_file FILE sharded_runs.py FOLDER``
+``accelerate launch --config_file FILE sharded_runs.py FOLDER RUN...``
 """
 
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -63,12 +64,14 @@ RUNS = {
 
 
 def run(folder: Path, name: str, resume: str | None = None) -> None:
-    run_job(load_job(folder.parent / "job.yaml", [*RUNS[name], f"run.folder={folder}"]), resume)
+    job = folder.with_suffix(f".{os.environ['RANK']}.yaml")
+    job.write_text(JOB)
+    run_job(load_job(job, [*RUNS[name], f"run.folder={folder}"]), resume)
 
 
-def main(place: str) -> None:
+def main(place: str, *names: str) -> None:
     torch.set_num_threads(1)
-    for name in RUNS:
+    for name in names:
         whole, resumed = Path(place) / name, Path(place) / f"{name}-resumed"
         run(whole, name)
         if PartialState().is_main_process:

@@ -179,3 +179,14 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"of another model: .* is 2x32 there and 4x32 here, and 1 more"):
         run("rank", "model.lora={rank: 4, target_modules: [q_proj]}", resume=checkpoint)
     assert not list((tmp_path / "rank").glob("checkpoints/*"))
+
+
+def test_rows_that_the_ranks_cannot_share_evenly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    overrides = ["method=sft", "reward=null", "trainer={batch_size: 9}", f"run.folder={tmp_path / 'run'}"]
+    job = load_job(tmp_path / "job.yaml", overrides)
+    monkeypatch.setattr("accelerate.Accelerator.num_processes", 4)
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setattr("posttrain.build.check_ranks_agree", lambda _: None)
+    monkeypatch.setattr("posttrain.build.tiny_model", lambda _: tmp_path)
+    with pytest.raises(JobError, match=r"9 rows cannot be shared evenly by 4 ranks; take 8 or 12 rows, or 3 ranks"):
+        run_job(job)

@@ -8,12 +8,24 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
-from sharded_runs import JOB, RUNS, STEPS
 
 from posttrain.training.run_log import read_metrics
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = Path(__file__).with_name("sharded_runs.py")
+STEPS = 2
+RUNS = [
+    "grpo",
+    "grpo-lora",
+    "grpo-warm-start",
+    "oreal",
+    "oreal-lora",
+    "raft",
+    "bleuberi",
+    "prefix_rft",
+    "urpo",
+    "sft",
+]
 CONFIG = ROOT / "recipes" / "accelerate" / "zero3.yaml"
 
 
@@ -23,10 +35,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if find_spec("deepspeed") is None:
         pytest.skip("deepspeed is not installed (pip install 'posttrain[deepspeed]')")
     folder = tmp_path_factory.mktemp("runs")
-    (folder / "job.yaml").write_text(JOB)
     environment = os.environ | {"PYTHONPATH": f"{ROOT}:{SCRIPT.parent}"}
     launcher = ["-m", "accelerate.commands.launch", "--main_process_port", "0", "--config_file", str(CONFIG)]
-    command = [sys.executable, *launcher, str(SCRIPT), str(folder)]
+    command = [sys.executable, *launcher, str(SCRIPT), str(folder), *RUNS]
     finished = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
     assert finished.returncode == 0, (finished.stdout + finished.stderr)[-4000:]
     return folder
