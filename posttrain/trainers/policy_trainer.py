@@ -370,7 +370,7 @@ class PolicyTrainer:
     def prepared(self, model: nn.Module, max_grad_norm: float | None = None) -> Update:
         """``model`` with an AdamW of its own, ready to be updated."""
         accelerator, max_grad_norm = self.accelerator, max_grad_norm or self.config.max_grad_norm
-        if zero_stage(accelerator):
+        if zero_stage(accelerator) is not None:
             set_max_grad_norm(accelerator, max_grad_norm)
             accelerator = Accelerator() if self.updates else accelerator  # each drives one DeepSpeed engine
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]

@@ -43,7 +43,7 @@ def make_accelerator(trackers: list[str], folder: str, max_grad_norm: float) -> 
             f"the launcher started {expected} processes, but this one sees {accelerator.num_processes}: they would "
             "train apart. Use a launch config from recipes/accelerate"
         )
-    if use_deepspeed:
+    if zero_stage(accelerator) is not None:
         set_max_grad_norm(accelerator, max_grad_norm)
         _load_whole_models()
     return accelerator
@@ -56,10 +56,10 @@ def set_max_grad_norm(accelerator: Accelerator, max_grad_norm: float) -> None:
     )
 
 
-def zero_stage(accelerator: Accelerator) -> int:
-    """DeepSpeed's ZeRO stage, 0 without DeepSpeed. In stage 3 a rank holds a part of every weight."""
+def zero_stage(accelerator: Accelerator) -> int | None:
+    """DeepSpeed's ZeRO stage, None without DeepSpeed. In stage 3 a rank holds a part of every weight."""
     if accelerator.distributed_type != DistributedType.DEEPSPEED:
-        return 0
+        return None
     return int(accelerator.state.deepspeed_plugin.zero_stage)
 
 

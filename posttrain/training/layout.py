@@ -38,7 +38,8 @@ def check_layout(checkpoint: Path, accelerator: Accelerator, models: Sequence[nn
             f"{f', and {len(unlike) - 1} more parameters differ' if unlike[1:] else ''}. Resume with the model and the "
             "model.lora of the run that wrote it"
         )
-    if there["zero_stage"] != here["zero_stage"] or (here["zero_stage"] and there["ranks"] != here["ranks"]):
+    split = here["zero_stage"] is not None
+    if there["zero_stage"] != here["zero_stage"] or (split and there["ranks"] != here["ranks"]):
         raise CheckpointError(
             f"{checkpoint}: written by {_ranks(there)}, and this launch has {_ranks(here)}, which would read the "
             f"optimizer's state in other parts. Launch it as it was (--num_processes {there['ranks']}), or start a new "
@@ -63,5 +64,5 @@ def _shape(parameters: Mapping[str, list[int]], name: str) -> str:
 
 
 def _ranks(layout: Mapping[str, Any]) -> str:
-    stage = f"ZeRO-{layout['zero_stage']}" if layout["zero_stage"] else "no DeepSpeed"
+    stage = "no DeepSpeed" if layout["zero_stage"] is None else f"ZeRO-{layout['zero_stage']}"
     return f"{layout['ranks']} rank{'s' * (layout['ranks'] > 1)} under {stage}"
