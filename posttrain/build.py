@@ -1,11 +1,15 @@
 """From a checked job to a run: its folder, its model, its reward, its trainer."""
 
+import hashlib
 import logging
 import os
+import warnings
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import posttrain
+from posttrain.config_file import parse_yaml
 from posttrain.data.tiny_model import TinyModelConfig
 from posttrain.errors import JobError
 from posttrain.job import SAMPLE_NOTHING, Job, trainer_class
@@ -13,7 +17,7 @@ from posttrain.rewards.reward import Reward
 from posttrain.tasks.environment import EnvironmentTask
 from posttrain.tasks.task import Task
 from posttrain.trainers.sft_config import SFTConfig
-from posttrain.training.run_folder import claim_run_folder
+from posttrain.training.run_folder import claim_run_folder, differences
 
 
 def run_job(job: Job[Any], resume: str | None = None) -> Any:
@@ -27,10 +31,43 @@ def run_job(job: Job[Any], resume: str | None = None) -> Any:
     quiet_libraries()
     use_threads(job)
     folder = Path(job.run.folder)
+    check_ranks_agree(job)
     if is_first_rank():
         claim_run_folder(folder, job.to_yaml(), resume is not None)
     trainer = build_trainer(job, starting_model(job))
     return trainer.train(resume)
+
+
+def check_ranks_agree(job: Job[Any]) -> None:
+    """Every rank must run the same code and the same job, which may lie on the disks of several machines.
+
+    Raises:
+        JobError: two ranks differ; the message says in what.
+    """
+    if os.environ.get("WORLD_SIZE", "1") == "1":
+        return
+    from posttrain.training.accelerator import gather_lists, make_accelerator
+
+    accelerator = make_accelerator([], job.run.folder, max_grad_norm=1.0)
+    ranks = gather_lists(accelerator, [(job.to_yaml(), code_hash())])
+    (first_job, first_code), *others = ranks
+    for rank, (other_job, other_code) in enumerate(others, start=1):
+        if other_code != first_code:
+            raise JobError(f"rank {rank} runs other code of posttrain than rank 0: install the same on every machine")
+        if other_job != first_job:
+            changes = list(differences(parse_yaml(first_job), parse_yaml(other_job))) or ["run.folder differs"]
+            raise JobError(
+                f"rank {rank} has another job than rank 0: {'; '.join(changes[:5])} ('there' is rank 0, 'here' rank "
+                f"{rank}). Start every machine with the same job file and overrides"
+            )
+
+
+def code_hash() -> str:
+    """SHA-256 over the names and contents of the package's Python files."""
+    package, digest = Path(posttrain.__file__).parent, hashlib.sha256()
+    for file in sorted(package.rglob("*.py")):
+        digest.update(str(file.relative_to(package)).encode() + b"\0" + file.read_bytes())
+    return digest.hexdigest()
 
 
 def is_first_rank() -> bool:
@@ -144,6 +181,7 @@ def quiet_libraries() -> None:
 
     disable_progress_bar()
     logging.getLogger("accelerate").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")  # of DeepSpeed's calls
     os.environ.setdefault("DS_LOG_LEVEL", "error")
     if not torch.accelerator.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed warns when it has to find that out

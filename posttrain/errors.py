@@ -33,5 +33,9 @@ class TrainingDiverged(UserError):
     """Loss or gradient was not finite for too many steps in a row."""
 
 
+class RankLost(Exception):
+    """Another process of the launch ended while this one waited for it. The command line exits with status 69."""
+
+
 class Interrupted(Exception):
     """The run was asked to stop (SIGTERM), and stopped after saving. The command line exits with status 75."""

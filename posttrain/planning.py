@@ -272,7 +272,8 @@ def batch_lines(job: Job[Any], longest_prompt: int, launch: Launch) -> Iterator[
     prompts, group, ranks = config.prompts_per_step, config.rollouts_per_prompt, launch.ranks
     if prompts < ranks:
         raise JobError(
-            f"trainer.prompts_per_step ({prompts}) is less than the {ranks} ranks: some would have no prompt"
+            f"trainer.prompts_per_step ({prompts}) is less than the {ranks} ranks, and some would have no prompt: "
+            f"take at least {ranks} prompts, or at most {prompts} ranks"
         )
     if isinstance(config, AgentRConfig):
         if not isinstance(job.data, EnvironmentTaskConfig):
@@ -312,7 +313,7 @@ def memory_lines(job: Job[Any], shape: ModelShape, model: Any, launch: Launch) -
     sizes = {"policy and optimizer": trained_bytes(shape.parameters, shape.trained, dtype, launch)}
     held_near = getattr(job.trainer, "kl_coef", 0) or getattr(job.trainer, "chi2_coef", 0)
     if held_near and job.model.lora is None:
-        sizes["reference model"] = frozen_bytes(shape.parameters, dtype)
+        sizes["reference model"] = trained_bytes(shape.parameters, 0, dtype, launch)
     if isinstance(job.trainer, OREALConfig) and job.trainer.token_weighting != "none":
         sizes["token reward model"] = token_model_bytes(job.trainer, shape, model, dtype, launch)
     if isinstance(job.trainer, PolicyTrainerConfig):

@@ -192,7 +192,10 @@ def test_a_reward_that_raises_is_refused_before_anything_runs(tmp_path: Path) ->
 
 def test_fewer_prompts_than_ranks_are_refused(tmp_path: Path) -> None:
     message = refused(load(tmp_path), JobError, Launch(16, 8))
-    assert message == "trainer.prompts_per_step (8) is less than the 16 ranks: some would have no prompt"
+    assert message == (
+        "trainer.prompts_per_step (8) is less than the 16 ranks, and some would have no prompt: take at least 16 "
+        "prompts, or at most 8 ranks"
+    )
 
 
 @pytest.mark.parametrize(

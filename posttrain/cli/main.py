@@ -18,9 +18,10 @@ from posttrain.cli.runs import runs
 from posttrain.cli.score import score
 from posttrain.cli.serve import serve
 from posttrain.cli.train import train
-from posttrain.errors import Interrupted, UserError
+from posttrain.errors import Interrupted, RankLost, UserError
 
 USER_ERROR_STATUS = 2
+RANK_LOST_STATUS = 69  # EX_UNAVAILABLE: the message of the rank that ended first says why
 INTERRUPTED_STATUS = 75  # EX_TEMPFAIL of sysexits.h: the same command goes on
 
 app = typer.Typer(
@@ -45,7 +46,8 @@ app.command()(recipes)
 
 
 def main() -> None:
-    """Run the command. Exit status: 0 done, 2 a mistake that the message explains, 75 stopped by SIGTERM and saved."""
+    """Run the command. Exit status: 0 done, 2 a mistake that the message explains, 69 another rank ended, 75 stopped by
+    SIGTERM and saved."""
     # The classes that a job names by package.module:Name are found from where the command is typed, as with python -m.
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
@@ -54,6 +56,10 @@ def main() -> None:
     except UserError as error:
         _say(f"error: {error}")
         sys.exit(USER_ERROR_STATUS)
+    except RankLost as lost:
+        _say(str(lost))
+        sys.stderr.flush()
+        os._exit(RANK_LOST_STATUS)  # threads that still wait for the lost rank would abort an orderly end
     except Interrupted as stop:
         _say(str(stop))
         sys.exit(INTERRUPTED_STATUS)

@@ -28,15 +28,22 @@ def train(
         print_plan(loaded)
     else:
         from posttrain.build import is_first_rank, run_job
-        from posttrain.errors import Interrupted
+        from posttrain.errors import Interrupted, RankLost
         from posttrain.report.terminal import print_next_steps
-        from posttrain.training.accelerator import leave_process_group
+        from posttrain.training.accelerator import is_lost_rank, leave_process_group
 
         try:
             summary = run_job(loaded, resume)
         except Interrupted:  # on every rank, unlike a failure
             leave_process_group()
             raise
+        except RuntimeError as error:
+            if not is_lost_rank(error):
+                raise
+            raise RankLost(
+                "another rank has ended, and its own message says why; this one stops too "
+                f"({str(error).splitlines()[0]}). Go on with --resume auto"
+            ) from error
         leave_process_group()
         if is_first_rank():
             print_next_steps(summary)

@@ -27,5 +27,6 @@ def checked(
                 raise WeightSyncError(f"{name} has shape {tuple(tensor.shape)}, the engine's {tuple(shapes[name])}")
             del missing[name]
         yield bucket
+        del bucket, tensor  # before the next bucket is gathered
     if missing:
         raise WeightSyncError(f"not sent to the engine: {', '.join(missing)}")

@@ -103,6 +103,7 @@ class TransformersEngine:
         for bucket in checked(buckets, shapes):
             for name, tensor in bucket:
                 parameters[name].copy_(tensor)
+            del bucket, tensor  # before the next bucket is gathered
         self.policy_version = version
 
     def fingerprint(self) -> Mapping[str, float]:

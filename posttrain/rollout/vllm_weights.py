@@ -33,6 +33,7 @@ def replace_weights(model: Any, vllm_config: Any, buckets: Iterable[Sequence[tup
     with set_current_vllm_config(vllm_config), _layerwise_reload(model, vllm_config.model_config):
         for bucket in buckets:
             model.load_weights(iter(bucket))
+            del bucket  # before the next is gathered
     if hasattr(getattr(model, "lm_head", None), "cpu_linear"):
         _repack_head(model)
 

@@ -43,8 +43,8 @@ class _PolicyTensor:
 
     @property
     def numel(self) -> int:
-        """Elements of the whole tensor; a ZeRO-3 parameter itself is empty while it is sharded."""
-        return int(getattr(self.parameters[0], "ds_numel", self.parameters[0].numel()))
+        """Elements of the whole tensor."""
+        return whole_shape(self.parameters[0]).numel()
 
 
 def sync_weights(
@@ -68,13 +68,14 @@ def sync_weights(
 
     def watched() -> Iterator[Bucket]:
         for bucket in policy_buckets(model, bucket_bytes, engine.dtype):
-            for name, tensor in bucket:
-                expected[name] = tensor_fingerprint(tensor)
-                report.bytes += tensor.nbytes
+            expected.update((name, tensor_fingerprint(tensor)) for name, tensor in bucket)
+            report.bytes += sum(tensor.nbytes for _, tensor in bucket)
             report.tensors += len(bucket)
             report.buckets += 1
+            last = bucket[-1][0]
             yield bucket
-            _check_deadline(started, deadline_s, bucket[-1][0])
+            del bucket  # before the next is gathered
+            _check_deadline(started, deadline_s, last)
 
     engine.update_weights(watched(), version)
     for alias, name in tied_names(model).items():
@@ -116,10 +117,19 @@ def policy_buckets(model: nn.Module, bucket_bytes: int, dtype: torch.dtype) -> I
 
 @torch.no_grad()
 def _whole(tensors: Sequence[_PolicyTensor], dtype: torch.dtype) -> Bucket:
-    """Gather what is sharded and compute the tensors. Those of ZeRO-3 are copied, for their shards are let go."""
-    sharded = [p for tensor in tensors for p in tensor.parameters if hasattr(p, "ds_id")]
-    with _gathered(sharded):
-        return [(tensor.name, _full(tensor.value()).to(dtype, copy=bool(sharded))) for tensor in tensors]
+    """Gather what is sharded, a tensor at a time, and copy it, for its shards are let go: beside the bucket at most one
+    tensor is whole."""
+    bucket: Bucket = []
+    for tensor in tensors:
+        sharded = [parameter for parameter in tensor.parameters if hasattr(parameter, "ds_id")]
+        with _gathered(sharded):
+            bucket.append((tensor.name, _full(tensor.value()).to(dtype, copy=bool(sharded))))
+    return bucket
+
+
+def whole_shape(parameter: nn.Parameter) -> torch.Size:
+    """The shape of a parameter where it is whole; one of ZeRO-3 is itself empty while it is sharded."""
+    return torch.Size(getattr(parameter, "ds_shape", parameter.shape))
 
 
 def _gathered(parameters: list[nn.Parameter]) -> AbstractContextManager[Any]:
@@ -171,6 +181,14 @@ def _merged(name: str, layer: Any) -> _PolicyTensor:
 
 def _adapter_parameters(layer: Any) -> list[nn.Parameter]:
     return [p for part in layer.adapter_layer_names for p in getattr(layer, part, nn.Module()).parameters()]
+
+
+@torch.no_grad()
+def whole_adapter(model: nn.Module) -> dict[str, Tensor]:
+    """The trained parameters of a PEFT model, whole and on the CPU, by their name in it. Collective."""
+    trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    with _gathered([parameter for _, parameter in trained if hasattr(parameter, "ds_id")]):
+        return {name: _full(parameter).to("cpu", copy=True) for name, parameter in trained}
 
 
 def _is_adapter_part(name: str) -> bool:

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from posttrain.objectives.advantages import batch_normalised, centre, group_normalised
 from posttrain.objectives.divergences import chi2_estimate, kl_estimate
@@ -14,7 +14,6 @@ from posttrain.objectives.policy_losses import Aggregation, clipped_policy_loss,
 from posttrain.trainers.credit import scored, training_sample
 from posttrain.trainers.grpo_config import GRPOConfig
 from posttrain.trainers.policy_trainer import PolicyTrainer
-from posttrain.training.model import PolicyModel
 from posttrain.training.packing import MicroBatch
 from posttrain.training.update import LossOutput
 from posttrain.types import Example, Rollout, RolloutGroup, TrainingSample
@@ -138,7 +137,7 @@ class GRPOTrainer(PolicyTrainer):
         config, old = self.config, self.old_logprobs(logprobs, batch)
         return clipped_policy_loss(logprobs, old, batch.weights, config.clip_low, config.clip_high, config.dual_clip)
 
-    def reference_model(self) -> PolicyModel | None:
+    def reference_model(self) -> nn.Module | None:
         """The initial policy, or ``reference_model``, where a divergence from it is penalised."""
         config = self.config
         return self.frozen(config.reference_model or self.model_path) if config.kl_coef or config.chi2_coef else None

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from accelerate import Accelerator
 
 from posttrain.errors import Interrupted
 from posttrain.report.page import write_report
 from posttrain.trainers.run_record import RunRecord
 from posttrain.training.accelerator import any_rank
 from posttrain.training.checkpoint import CheckpointStore
+from posttrain.training.layout import check_layout, write_layout
 from posttrain.training.run_log import rollout_records
 
 if TYPE_CHECKING:
@@ -96,7 +98,9 @@ class Session:
         """Restore the newest valid checkpoint if asked to, open the log, and give the engine the policy's weights."""
         checkpoint = self.store.resolve(resume, on_refused=self.display.warn) if resume else None
         if checkpoint is not None:
-            self.accelerator.load_state(str(checkpoint))
+            check_layout(checkpoint, self.accelerator, self._models())
+            for place, accelerator in self._accelerators(checkpoint):
+                accelerator.load_state(str(place))
             state = torch.load(checkpoint / "trainer.pt", weights_only=True)
             self.trainer.load_state_dict(state["trainer"])
             self.first, self.last = state["first"], state["last"]
@@ -133,12 +137,25 @@ class Session:
         state = {"trainer": self.trainer.state_dict(), "first": self.first, "last": self.last}
 
         def write(folder: Path) -> None:
-            self.accelerator.save_state(str(folder))
+            for place, accelerator in self._accelerators(folder):
+                accelerator.save_state(str(place))
             if self.is_main:
                 torch.save(state, folder / "trainer.pt")
+                write_layout(folder, self.accelerator, self._models())
 
         self.store.save(self.trainer.step, write, is_main=self.is_main, any_rank=self.any_rank)
         self.saved_step = self.trainer.step
+
+    def _models(self) -> list[Any]:
+        return [update.model for update in self.trainer.updates]
+
+    def _accelerators(self, checkpoint: Path) -> Iterator[tuple[Path, Accelerator]]:
+        """Where each accelerator's state lies: the run's own, and under DeepSpeed one of each further trained model."""
+        for number, update in enumerate(self.trainer.updates):
+            if number == 0:
+                yield checkpoint, self.accelerator
+            elif update.accelerator is not self.accelerator:
+                yield checkpoint / f"model_{number}", update.accelerator
 
     def finish(self) -> TrainingSummary:
         """Last checkpoint, the model, the run page."""

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from posttrain.errors import JobError
 from posttrain.objectives.advantages import leave_one_out
 from posttrain.objectives.oreal import (
     OREALCounts,
@@ -23,7 +24,7 @@ from posttrain.trainers.credit import scored, training_sample
 from posttrain.trainers.oreal_config import OREALConfig
 from posttrain.trainers.policy_trainer import PolicyTrainer
 from posttrain.trainers.token_reward_model import TokenRewardModel
-from posttrain.training.accelerator import gather_lists
+from posttrain.training.accelerator import gather_lists, zero_stage
 from posttrain.training.model import PolicyModel, add_adapter, load_causal_lm
 from posttrain.training.model_config import LoRAConfig
 from posttrain.training.packing import MicroBatch
@@ -137,11 +138,20 @@ class OREALTrainer(PolicyTrainer):
             metrics["policy/kl"] = terms.kl / config.kl_coef
         return LossOutput(terms.total, metrics)
 
-    def reference_model(self) -> PolicyModel | None:
-        """The initial policy; none where the KL term is off, or is to the policy of this very step."""
+    def reference_model(self) -> nn.Module | None:
+        """The initial policy; none where the KL term is off, or is to the policy of this very step.
+
+        Raises:
+            JobError: the token model is an adapter on it, and ZeRO-3 splits weights.
+        """
         self._adapted_reference = None
         config = self.config.token_reward_model
         if self.config.token_weighting != "none" and config.sharing == "lora_on_reference":
+            if zero_stage(self.accelerator) == 3:
+                raise JobError(
+                    "trainer.token_reward_model.sharing: lora_on_reference cannot run under ZeRO-3, which would split "
+                    "the shared weights twice; use sharing=separate, or the launch config zero2.yaml"
+                )
             frozen = load_causal_lm(self.model_path, self.model_config).requires_grad_(False)
             adapter = LoRAConfig(rank=config.lora_rank, alpha=2.0 * config.lora_rank)
             self._adapted_reference = add_adapter(frozen, adapter).to(self.accelerator.device)
@@ -155,10 +165,10 @@ class OREALTrainer(PolicyTrainer):
         """The policy, and the token reward model in the folder ``token_reward_model`` below it."""
         super().save_model(folder)
         if self.token_model is not None:
-            scorer: TokenRewardModel = self.accelerator.unwrap_model(self.token_model.model)
+            scorer: TokenRewardModel = self.token_model.accelerator.unwrap_model(self.token_model.model)
             scorer.save(folder / "token_reward_model", self.tokenizer, self.accelerator.is_main_process)
 
-    def _token_model_backbone(self) -> torch.nn.Module:
+    def _token_model_backbone(self) -> nn.Module:
         if self._adapted_reference is not None:
             return self._adapted_reference
         return load_causal_lm(self.config.token_reward_model.model or self.model_path, self.model_config)

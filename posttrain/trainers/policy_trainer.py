@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from accelerate.utils import DistributedType, set_seed
-from torch import Tensor
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from torch import Tensor, nn
 
 from posttrain.data.chat import PromptEncoder
 from posttrain.data.sampler import ExampleSampler
-from posttrain.errors import JobError, TrainingDiverged
+from posttrain.errors import TrainingDiverged
 from posttrain.evaluation.held_out import evaluate_held_out
 from posttrain.rewards.checked import ErrorBudget
 from posttrain.rewards.reward import Reward
@@ -34,7 +35,13 @@ from posttrain.trainers.credit import MiniBatch, StepCounts
 from posttrain.trainers.loop import TrainingSummary, run_training
 from posttrain.trainers.policy_config import PolicyTrainerConfig
 from posttrain.trainers.step_metrics import rollout_metrics
-from posttrain.training.accelerator import gather_lists, make_accelerator
+from posttrain.training.accelerator import (
+    gather_lists,
+    make_accelerator,
+    set_max_grad_norm,
+    sharded_if_zero3,
+    zero_stage,
+)
 from posttrain.training.model import (
     PolicyModel,
     add_adapter,
@@ -191,7 +198,7 @@ class PolicyTrainer:
         if self.reference is not None:
             batch.reference_logprobs = reference_logprobs(self.reference, batch)
 
-    def reference_model(self) -> PolicyModel | None:
+    def reference_model(self) -> nn.Module | None:
         """The frozen model that a divergence term holds the policy near; None: no such term."""
         return None
 
@@ -360,17 +367,12 @@ class PolicyTrainer:
         context = self.causal_lm.config.max_position_embeddings - self.config.sampling.max_completion_tokens
         return min(context, self.config.max_prompt_tokens or context)
 
-    def prepared(self, model: torch.nn.Module, max_grad_norm: float | None = None) -> Update:
-        """``model`` with an AdamW of its own, ready to be updated.
-
-        Raises:
-            JobError: a second trained model under DeepSpeed, whose engine holds one.
-        """
-        if self.accelerator.distributed_type == DistributedType.DEEPSPEED and self.updates:
-            raise JobError(
-                f"{self.method}: a second trained model ({type(model).__name__}) cannot be trained under DeepSpeed; "
-                "launch without it (one GPU or DDP), or turn the second model off (OREAL: trainer.token_weighting=none)"
-            )
+    def prepared(self, model: nn.Module, max_grad_norm: float | None = None) -> Update:
+        """``model`` with an AdamW of its own, ready to be updated."""
+        accelerator, max_grad_norm = self.accelerator, max_grad_norm or self.config.max_grad_norm
+        if zero_stage(accelerator) is not None:
+            set_max_grad_norm(accelerator, max_grad_norm)
+            accelerator = Accelerator() if self.updates else accelerator  # each drives one DeepSpeed engine
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         optimizer = torch.optim.AdamW(
             trained,
@@ -379,24 +381,24 @@ class PolicyTrainer:
             eps=self.config.epsilon,
             weight_decay=self.config.weight_decay,
         )
-        model, optimizer = self.accelerator.prepare(model.train(), optimizer)
+        model, optimizer = accelerator.prepare(model.train(), optimizer)
         update = Update(
-            self.accelerator,
+            accelerator,
             model,
             optimizer,
             tokens_per_micro_batch=self.config.tokens_per_micro_batch,
-            max_grad_norm=max_grad_norm or self.config.max_grad_norm,
+            max_grad_norm=max_grad_norm,
         )
         self.updates.append(update)
         return update
 
-    def frozen(self, path: str | Path) -> PolicyModel:
+    def frozen(self, path: str | Path) -> nn.Module:
         """A model that is never trained; for a LoRA policy that started from ``path``, the policy's own base."""
         if self.model_config.lora is not None and str(path) == self.model_path:
-            return self.policy
+            return self.update.model
         model = load_causal_lm(path, self.model_config).requires_grad_(False)
         wrapped = PolicyModel(model, self.temperature, self.model_config.logits_chunk_size)
-        return wrapped.to(self.accelerator.device).eval()
+        return sharded_if_zero3(self.accelerator, wrapped.eval())
 
     def save_model(self, folder: Path) -> None:
         """Write the policy as a folder that transformers and vLLM load (and the adapter beside it, for LoRA)."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from accelerate.utils import DistributedType
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import Parameter
 
 from posttrain.errors import JobError
@@ -24,7 +24,7 @@ from posttrain.trainers.policy_trainer import PolicyTrainer
 from posttrain.trainers.raft_config import RAFTConfig
 from posttrain.trainers.ranked import RankedGroup, rank_rollouts, write_ranked
 from posttrain.training.collected import CollectedGroups
-from posttrain.training.model import PolicyModel, reference_logprobs
+from posttrain.training.model import reference_logprobs
 from posttrain.training.packing import MicroBatch
 from posttrain.training.update import LossOutput
 from posttrain.types import Rollout, RolloutGroup, RolloutRequest, TrainingSample
@@ -188,7 +188,7 @@ class RAFTTrainer(PolicyTrainer):
         losses = losses - config.entropy_coef * entropy
         return LossOutput((losses * self._scales(batch)).sum(), metrics)
 
-    def reference_model(self) -> PolicyModel | None:
+    def reference_model(self) -> nn.Module | None:
         """The initial policy, where the rank key, a metric or the loss has a KL term."""
         config = self.config
         return self.frozen(self.model_path) if config.kl_coef or config.log_ratios_are_needed else None

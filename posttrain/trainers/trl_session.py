@@ -27,6 +27,7 @@ from posttrain.trainers.run_record import RunRecord
 from posttrain.trainers.trl_config import TRLMethodConfig
 from posttrain.training.accelerator import any_rank, make_accelerator
 from posttrain.training.checkpoint import CheckpointStore
+from posttrain.training.layout import check_layout, write_layout
 from posttrain.training.model import load_tokenizer, save_causal_lm
 from posttrain.training.model_config import ModelConfig
 from posttrain.training.run_config import RunConfig
@@ -65,7 +66,12 @@ class TRLMethod(ABC):
         self.accelerator = make_accelerator(list(self.run.trackers), self.run.folder, config.max_grad_norm)
         ranks = self.accelerator.num_processes
         if config.batch_size % ranks:
-            raise JobError(f"trainer.batch_size: {config.batch_size} rows cannot be shared evenly by {ranks} ranks")
+            less = config.batch_size // ranks * ranks
+            raise JobError(
+                f"trainer.batch_size: {config.batch_size} rows cannot be shared evenly by {ranks} ranks; take "
+                f"{f'{less} or ' if less else ''}{less + ranks} rows, or "
+                f"{max(n for n in range(1, ranks) if config.batch_size % n == 0)} ranks"
+            )
         self.tokenizer = load_tokenizer(model, self.model_config.revision)
         torch.manual_seed(derive_seed(self.run.seed, "policy") % 2**32)  # of an adapter's or a head's first weights
         self.model: Any = self.load_model(model)
@@ -180,6 +186,8 @@ class Session(TrainerCallback):
     def train(self, resume: str | None) -> None:
         """Run TRL's loop from the checkpoint that ``resume`` means, or from the start."""
         checkpoint = self.store.resolve(resume, on_refused=self.display.warn) if resume else None
+        if checkpoint is not None:
+            check_layout(checkpoint, self.accelerator, [self.trainer.model])
         self.record.open(checkpoint, step_of(checkpoint) if checkpoint else 0)
         try:
             with self.display:
@@ -225,6 +233,7 @@ class Session(TrainerCallback):
             if self.is_main:
                 for path in saved.iterdir():
                     shutil.move(path, folder / path.name)
+                write_layout(folder, self.accelerator, [self.trainer.model])
 
         self.store.save(
             state.global_step,
@@ -264,7 +273,7 @@ def device_arguments(accelerator: Accelerator) -> dict[str, Any]:
     """
     on_cpu = accelerator.device.type == "cpu"
     if accelerator.distributed_type == DistributedType.DEEPSPEED:
-        return {"ddp_backend": "gloo"} if on_cpu else {}
+        return {"ddp_backend": "gloo"} if on_cpu else {"bf16": accelerator.mixed_precision == "bf16"}
     return {"use_cpu": on_cpu, "accelerator_config": {"use_configured_state": True}}
 
 

@@ -17,7 +17,7 @@ from posttrain.errors import CheckpointError
 
 CHECKPOINTS_FOLDER = "checkpoints"
 MANIFEST_FILE = "manifest.json"
-FORMAT = 1
+FORMAT = 2
 NEARLY_NOTHING = 2**20  # bytes: a disk with less is full, whatever the library that wrote to it says
 
 

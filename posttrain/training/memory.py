@@ -51,7 +51,7 @@ def trained_bytes(parameters: int, trained: int, dtype: str, launch: Launch) -> 
 
 
 def frozen_bytes(parameters: int, dtype: str) -> float:
-    """Bytes on one rank of a model that does not learn; it is held whole."""
+    """Bytes on one rank of a model that does not learn; not split."""
     return parameters * bytes_of(dtype)
 
 

@@ -1,5 +1,6 @@
 """The policy as the trainer holds it: a causal language model that returns log-probs and entropy, never logits."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 
 from posttrain.errors import JobError
 from posttrain.objectives.logprobs import token_logprobs
-from posttrain.rollout.weight_sync import policy_buckets
+from posttrain.rollout.weight_sync import policy_buckets, whole_adapter
+from posttrain.training.accelerator import loading_shards
 from posttrain.training.model_config import LoRAConfig, ModelConfig
 from posttrain.training.packed_attention import enable_packed_attention, packed_arguments
 from posttrain.training.packing import MicroBatch
@@ -83,9 +85,10 @@ def load_causal_lm(path: str | Path, config: ModelConfig) -> nn.Module:
         JobError: there is no such model.
     """
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            str(path), revision=config.revision, dtype=getattr(torch, config.dtype)
-        )
+        with loading_shards():
+            model = AutoModelForCausalLM.from_pretrained(
+                str(path), revision=config.revision, dtype=getattr(torch, config.dtype)
+            )
     except OSError as error:
         raise JobError(f"model.path: cannot load {str(path)!r}: {error}") from error
     if config.attention == "packed_sdpa":
@@ -118,23 +121,28 @@ def add_adapter(causal_lm: Any, config: LoRAConfig, task_type: str = "CAUSAL_LM"
     )
 
 
-def reference_logprobs(model: PolicyModel, batch: MicroBatch) -> Tensor:
-    """The frozen model's log-probs of the trained tokens, float32 [M]; of a LoRA policy, with its adapter off."""
-    with torch.no_grad():
-        if hasattr(model.causal_lm, "disable_adapter"):
-            with model.causal_lm.disable_adapter():
-                return model(batch)[0]
-        return model(batch)[0]
+def reference_logprobs(model: Any, batch: MicroBatch) -> Tensor:
+    """The frozen model's log-probs of the trained tokens, float32 [M]; of a LoRA policy, with its adapter off.
+
+    ``model`` is a ``PolicyModel``, in the wrapper of training if it has one: ZeRO-3 gathers weights only there.
+    """
+    causal_lm = getattr(model, "module", model).causal_lm
+    with torch.no_grad(), causal_lm.disable_adapter() if hasattr(causal_lm, "disable_adapter") else nullcontext():
+        logprobs: Tensor = model(batch)[0]
+    return logprobs
 
 
 def save_causal_lm(causal_lm: Any, tokenizer: PreTrainedTokenizerBase, folder: Path, is_main: bool = True) -> None:
     """Write a folder that transformers and vLLM load: full weights, or the base with its LoRA adapter merged in (the
     adapter itself then lies in ``folder / "adapter"``). Collective: sharded weights are gathered by all ranks."""
     dtype = base_model_of(causal_lm).dtype
-    tensors = {name: t.cpu().clone() for bucket in policy_buckets(causal_lm, 1 << 28, dtype) for name, t in bucket}
+    tensors: dict[str, Tensor] = {}
+    for bucket in policy_buckets(causal_lm, 1 << 28, dtype):
+        tensors |= {name: tensor.cpu().clone() for name, tensor in bucket} if is_main else {}
+    adapter = whole_adapter(causal_lm) if hasattr(causal_lm, "get_base_model") else None
     if not is_main:
         return
     base_model_of(causal_lm).save_pretrained(folder, state_dict=tensors)
     tokenizer.save_pretrained(folder)
-    if hasattr(causal_lm, "get_base_model"):
-        causal_lm.save_pretrained(folder / "adapter")
+    if adapter is not None:
+        causal_lm.save_pretrained(folder / "adapter", state_dict=adapter)

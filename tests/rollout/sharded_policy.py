@@ -3,6 +3,7 @@
 ``torchrun --nproc_per_node 2 sharded_policy.py (zero3|zero3-lora|fsdp2) MODEL_FOLDER``
 """
 
+import gc
 import sys
 from typing import Any
 
@@ -45,6 +46,30 @@ def sharded(model: Any, mode: str) -> Any:
     return deepspeed.initialize(model=model, config=config)[0].module
 
 
+def live_bytes() -> int:
+    """Bytes of all tensors that Python holds, each storage once."""
+    storages = (t.untyped_storage() for t in gc.get_objects() if type(t) in (torch.Tensor, torch.nn.Parameter))
+    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
+
+
+def peak_while_sending(model: Any, engine: Any, bucket_bytes: int) -> tuple[int, int]:
+    """Bytes above those at the start, the most seen when a parameter had just been gathered; and how often one was."""
+    import deepspeed
+
+    sync_weights(model, engine, version=1, bucket_bytes=bucket_bytes)  # what is allocated once is allocated now
+    start, seen = live_bytes(), []
+
+    class Watched(deepspeed.zero.GatheredParameters):  # type: ignore[misc]
+        def __exit__(self, *error: object) -> None:
+            seen.append(live_bytes() - start)
+            super().__exit__(*error)
+
+    real, deepspeed.zero.GatheredParameters = deepspeed.zero.GatheredParameters, Watched
+    sync_weights(model, engine, version=2, bucket_bytes=bucket_bytes)
+    deepspeed.zero.GatheredParameters = real
+    return max(seen), len(seen)
+
+
 def main(mode: str, folder: str) -> None:
     if mode == "fsdp2":
         dist.init_process_group("gloo")
@@ -62,7 +87,14 @@ def main(mode: str, folder: str) -> None:
         for name, tensor in bucket:
             torch.testing.assert_close(tensor, whole.pop(name), rtol=1e-6, atol=1e-7)
     assert not whole, f"not sent: {list(whole)}"
-    report = sync_weights(model, TransformersEngineConfig(device="cpu").build(folder), version=1, bucket_bytes=50_000)
+    engine = TransformersEngineConfig(device="cpu").build(folder)
+    if mode == "zero3":
+        largest = max(parameter.ds_numel for parameter in model.parameters()) * 4
+        peak, gathers = peak_while_sending(model, engine, bucket_bytes=300_000)
+        assert gathers == len(list(model.parameters()))
+        assert largest < peak <= 300_000 + largest, (peak, largest)
+        print(f"gathered with {peak} bytes, the largest parameter has {largest}")
+    report = sync_weights(model, engine, version=3, bucket_bytes=50_000)
     assert all(not hasattr(p, "ds_id") or p.numel() == 0 for p in model.parameters()), "shards were not let go"
     print(f"rank {dist.get_rank()} of {dist.get_world_size()}: {report.tensors} tensors in {report.buckets} buckets")
     dist.destroy_process_group()

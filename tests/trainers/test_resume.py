@@ -151,7 +151,7 @@ def timeless(folder: Path) -> list[dict[str, str]]:
 
 
 def read_state(file: Path) -> Any:
-    if file.suffix == ".safetensors":
+    if file.suffix in (".safetensors", ".json"):
         return file.read_bytes()
     if file.suffix == ".pkl" and not torch.serialization._is_zipfile(io.BytesIO(file.read_bytes())):
         return pickle.loads(file.read_bytes())

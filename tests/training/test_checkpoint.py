@@ -84,9 +84,9 @@ DAMAGES: list[tuple[Callable[[Path], None], str]] = [
     (alter, "refused, optimizer/rank_0.bin was altered"),
     (lambda path: (path / "model.safetensors").unlink(), "refused, model.safetensors is missing"),
     (lambda path: (path / "manifest.json").unlink(), "refused, it has no manifest.json"),
-    (lambda path: (path / "manifest.json").write_text('{"format": 1, "fi'), "its manifest.json cannot be read"),
-    (lambda path: (path / "manifest.json").write_text('{"format": 1}'), "its manifest.json cannot be read"),
-    (reformat, "has format 7 and this version reads format 1"),
+    (lambda path: (path / "manifest.json").write_text('{"format": 2, "fi'), "its manifest.json cannot be read"),
+    (lambda path: (path / "manifest.json").write_text('{"format": 2}'), "its manifest.json cannot be read"),
+    (reformat, "has format 7 and this version reads format 2"),
 ]
 
 
