@@ -77,7 +77,8 @@ class Rollout:
     and the stop token included. ``action_mask`` is 1 where the policy sampled the token. ``logprobs`` are natural
     logs under the distribution that was really sampled (after temperature, top-k and top-p); 0.0 where
     ``action_mask`` is 0; those tokens are of origin ``given``. ``reward`` is None until scored, and stays None when
-    ``error`` says why it could not be. ``outcome`` is the final score of an environment, and None without one.
+    ``error`` says why it could not be. ``outcome`` is the final score of an environment, and None without one;
+    ``valid_actions`` counts the turns that it could carry out.
     """
 
     request_id: str
@@ -92,6 +93,7 @@ class Rollout:
     role: str = "policy"
     given: Origin = Origin.EXPERT
     outcome: float | None = None
+    valid_actions: int = 0
     reward: float | None = None
     reward_parts: dict[str, float] = field(default_factory=dict)
     error: ErrorKind | None = None
