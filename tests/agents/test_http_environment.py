@@ -161,6 +161,7 @@ def test_a_lost_step_is_replayed_from_the_beginning(server: Countdown) -> None:
         "reward": 1.0,
         "done": True,
         "failed": "",
+        "valid": True,
     }
 
 
