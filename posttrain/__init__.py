@@ -33,6 +33,8 @@ _EXPORTS = {
     "RAFTTrainer": "posttrain.trainers.raft",
     "RewardModelConfig": "posttrain.trainers.reward_model_config",
     "RewardModelTrainer": "posttrain.trainers.reward_model",
+    "SPEARConfig": "posttrain.trainers.spear_config",
+    "SPEARTrainer": "posttrain.trainers.spear",
     "URPOConfig": "posttrain.trainers.urpo_config",
     "URPOTrainer": "posttrain.trainers.urpo",
 }

@@ -32,6 +32,7 @@ from posttrain.trainers.prefix_rft_config import PrefixRFTConfig
 from posttrain.trainers.raft_config import RAFTConfig
 from posttrain.trainers.reward_model_config import RewardModelConfig
 from posttrain.trainers.sft_config import SFTConfig
+from posttrain.trainers.spear_config import SPEARConfig
 from posttrain.trainers.urpo_config import URPOConfig
 from posttrain.training.model_config import ModelConfig
 from posttrain.training.run_config import RunConfig
@@ -46,6 +47,7 @@ METHODS: dict[str, tuple[type[Config], str]] = {
     "prefix_rft": (PrefixRFTConfig, "posttrain.trainers.prefix_rft:PrefixRFTTrainer"),
     "raft": (RAFTConfig, "posttrain.trainers.raft:RAFTTrainer"),
     "grpo": (GRPOConfig, "posttrain.trainers.grpo:GRPOTrainer"),
+    "spear": (SPEARConfig, "posttrain.trainers.spear:SPEARTrainer"),
     "urpo": (URPOConfig, "posttrain.trainers.urpo:URPOTrainer"),
     "sft": (SFTConfig, "posttrain.trainers.sft:SFTTrainer"),
     "reward_model": (RewardModelConfig, "posttrain.trainers.reward_model:RewardModelTrainer"),

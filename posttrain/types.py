@@ -78,7 +78,7 @@ class Rollout:
     logs under the distribution that was really sampled (after temperature, top-k and top-p); 0.0 where
     ``action_mask`` is 0; those tokens are of origin ``given``. ``reward`` is None until scored, and stays None when
     ``error`` says why it could not be. ``outcome`` is the final score of an environment, and None without one;
-    ``turns`` are the texts of the policy's turns in it.
+    ``turns`` are the texts of the policy's turns in it, ``valid_actions`` counts those that it could carry out.
     """
 
     request_id: str
@@ -94,6 +94,7 @@ class Rollout:
     given: Origin = Origin.EXPERT
     outcome: float | None = None
     turns: list[str] = field(default_factory=list)
+    valid_actions: int = 0
     reward: float | None = None
     reward_parts: dict[str, float] = field(default_factory=dict)
     error: ErrorKind | None = None

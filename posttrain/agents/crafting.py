@@ -116,7 +116,8 @@ class Crafting:
         action = parse_action(turn)
         said = WITHOUT_ACTION if action is None else self._act(action)
         won = self.inventory[self.recipes.goal] > 0
-        return StepResult(said, self._score(won), won or self.steps >= self.config.max_steps)
+        valid = action is not None and not said.startswith("Could not")
+        return StepResult(said, self._score(won), won or self.steps >= self.config.max_steps, valid=valid)
 
     def close(self) -> None:
         pass

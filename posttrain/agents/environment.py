@@ -10,12 +10,14 @@ WITHOUT_ACTION = f"Nothing happens: write exactly one line that starts with '{AC
 @dataclass(slots=True, frozen=True)
 class StepResult:
     """What a turn led to. ``reward`` is the score so far, in [0, 1]: the last one counts. ``failed`` says why the
-    environment broke its contract, or did not answer in time; the episode then has no reward."""
+    environment broke its contract, or did not answer in time; the episode then has no reward. ``valid`` is False where
+    the environment saw no action in the turn, or none that it could carry out."""
 
     observation: str
     reward: float = 0.0
     done: bool = False
     failed: str = ""
+    valid: bool = True
 
 
 class Environment(Protocol):

@@ -37,6 +37,7 @@ class Episode:
     result: StepResult = field(default_factory=lambda: StepResult(""))
     finish_reason: FinishReason | None = None
     policy_version: int = 0
+    valid_actions: int = 0
 
     def turn_request(self, max_turn_tokens: int, context_length: int) -> RolloutRequest | None:
         """The next turn; None, and the episode is over, where budget or context leave no token for it."""
@@ -67,6 +68,7 @@ class Episode:
         self.logprobs += turn.logprobs
         self.turns.append(turn.text)
         self.result = result
+        self.valid_actions += result.valid
         if result.done or result.failed:
             self.finish_reason = "aborted" if result.failed else "stop"
             return
@@ -94,4 +96,5 @@ class Episode:
             given=Origin.ENVIRONMENT,
             outcome=None if failed else self.result.reward,
             turns=self.turns,
+            valid_actions=self.valid_actions,
         )

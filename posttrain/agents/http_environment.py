@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from pydantic import Field, NonNegativeInt, model_validator
@@ -107,11 +107,11 @@ class HTTPEnvironment:
         self.steps += 1
         action = parse_action(turn)
         if action is None:
-            result = StepResult(WITHOUT_ACTION, self.reward)
+            result = StepResult(WITHOUT_ACTION, self.reward, valid=False)
         else:
             result = self._ask("step", self._body("action", action), self.dialect.result, attempts=1)
         self.reward = result.reward
-        return StepResult(result.observation, result.reward, result.done or self.steps >= self.config.max_steps)
+        return replace(result, done=result.done or self.steps >= self.config.max_steps)
 
     def close(self) -> None:
         """The server may not know how to close one, or be gone."""

@@ -73,7 +73,8 @@ class ScienceWorld:
         action = parse_action(turn)
         said = WITHOUT_ACTION if action is None else self.world.step(action)
         done = self.world.getCompleted() or self.steps >= self.config.max_steps
-        return StepResult(said, round(self.world.getScore(), 2), done)
+        valid = action is not None and not said.startswith("No known action")
+        return StepResult(said, round(self.world.getScore(), 2), done, valid=valid)
 
     def close(self) -> None:
         """The next environment takes over the world."""

@@ -78,7 +78,8 @@ class Vault:
         said = WITHOUT_ACTION if action is None else self._act(action.split())
         won = self.opened == self.config.locks
         observation = said if won else f"{said} {self._view()}"
-        return StepResult(observation, self.opened / self.config.locks, won or self.steps >= self.config.max_steps)
+        done, valid = won or self.steps >= self.config.max_steps, not said.startswith("Nothing happens")
+        return StepResult(observation, self.opened / self.config.locks, done, valid=valid)
 
     def close(self) -> None:
         pass

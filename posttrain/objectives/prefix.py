@@ -15,7 +15,7 @@ ROUNDING = 1e-9  # so that 0.2 * 5 counts as 1
 def scheduled(
     schedule: Literal["constant", "linear", "cosine"], initial: float, final: float, progress: float
 ) -> float:
-    """A bound of the prefix ratio at ``progress`` in 0..1 of its schedule.
+    """A value at ``progress`` in 0..1 of its schedule, held before and after.
 
     cosine: final + 0.5 (1 + cos(pi progress)) (initial - final).
     """

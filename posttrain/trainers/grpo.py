@@ -11,7 +11,7 @@ from posttrain.objectives.advantages import batch_normalised, centre, group_norm
 from posttrain.objectives.divergences import chi2_estimate, kl_estimate
 from posttrain.objectives.logprobs import sums_over_samples
 from posttrain.objectives.policy_losses import Aggregation, clipped_policy_loss, importance_weights, sample_scales
-from posttrain.trainers.credit import scored, training_sample
+from posttrain.trainers.credit import Count, scored, training_sample
 from posttrain.trainers.grpo_config import GRPOConfig
 from posttrain.trainers.policy_trainer import PolicyTrainer
 from posttrain.training.packing import MicroBatch
@@ -106,13 +106,6 @@ class GRPOTrainer(PolicyTrainer):
         """The clipped objective above."""
         config = self.config
         losses, clipped = self.token_losses(logprobs, batch)
-        scales = sample_scales(
-            batch.trained_lengths,
-            AGGREGATIONS[config.loss],
-            total_rollouts=self.counts.total.rollouts,
-            total_tokens=self.counts.total.tokens,
-            max_completion_tokens=config.sampling.max_completion_tokens,
-        )[batch.sample_index]
         metrics = {"policy/clip_fraction": clipped.sum() / max(1, self.counts.total.tokens)}
         if batch.reference_logprobs is not None:
             penalties, values = self.divergences(logprobs, batch.reference_logprobs, batch)
@@ -120,7 +113,17 @@ class GRPOTrainer(PolicyTrainer):
             metrics |= {name: each.detach().sum() / max(1, self.counts.total.tokens) for name, each in values.items()}
         if config.entropy_coef:
             losses = losses - config.entropy_coef * entropy
-        return LossOutput((losses * scales).sum(), metrics)
+        return LossOutput((losses * self.scales(batch, self.counts.total)).sum(), metrics)
+
+    def scales(self, batch: MicroBatch, counted: Count) -> Tensor:
+        """What makes a mean over ``counted`` of a sum over tokens, for each token [M]."""
+        return sample_scales(
+            batch.trained_lengths,
+            AGGREGATIONS[self.config.loss],
+            total_rollouts=counted.rollouts,
+            total_tokens=counted.tokens,
+            max_completion_tokens=self.config.sampling.max_completion_tokens,
+        )[batch.sample_index]
 
     def divergences(self, logprobs: Tensor, reference: Tensor, batch: MicroBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """The weighted divergences [M] from the reference, and what is logged of each token."""

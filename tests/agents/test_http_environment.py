@@ -94,7 +94,7 @@ def test_an_episode(server: Countdown, dialect: str) -> None:
     first = environment.reset("http/2", 0)
     assert first == ("To 0.\nat 2" if dialect == "textcraft" else "at 2")
     assert environment.step(f"I count.\n{DOWN}") == StepResult("at 1", 0.0, False)
-    assert environment.step("I wait.") == StepResult(WITHOUT_ACTION, 0.0, False)
+    assert environment.step("I wait.") == StepResult(WITHOUT_ACTION, 0.0, False, valid=False)
     assert environment.step(DOWN) == StepResult("at 0", 1.0, True)
     assert environment.reset("http/7", 0).endswith("at 7")
     assert [route for route, _ in server.requests] == ["/create", "/reset", "/step", "/step", "/reset"]
@@ -161,6 +161,7 @@ def test_a_lost_step_is_replayed_from_the_beginning(server: Countdown) -> None:
         "reward": 1.0,
         "done": True,
         "failed": "",
+        "valid": True,
     }
 
 

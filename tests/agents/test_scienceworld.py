@@ -110,9 +110,10 @@ def test_a_turn_without_an_action_a_fatal_one_and_the_last_one() -> None:
     environment.reset(LAMP, 0)
     assert environment.step("What now?").observation == WITHOUT_ACTION
     last = environment.step(f"{ACTION} dance")
-    assert last.observation == "No known action matches that input." and last.done
+    assert last.observation == "No known action matches that input." and last.done and not last.valid
     answer = ask(LiveEnvironments(), config, "focus on agent")
-    assert answer == {"observation": "You focus on the agent.", "reward": 0.0, "done": True, "failed": ""}
+    told = {"observation": "You focus on the agent.", "reward": 0.0, "done": True, "failed": "", "valid": True}
+    assert answer == told
     for unknown in ("scienceworld/power-component/20", "scienceworld/dance/0", "scienceworld/boil", "vault/1"):
         with pytest.raises(KeyError):
             environment.reset(unknown, 0)

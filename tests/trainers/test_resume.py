@@ -55,12 +55,14 @@ METHODS = {
         "trainer.token_reward_model.learning_rate=1e-2",
     ],
     "grpo": ["method=grpo", "trainer.updates_per_step=2", "trainer.kl_coef=0.1", "trainer.schedule=linear"],
-    "episodes": [
-        "method=grpo",
+    "spear": [
+        "method=spear",
         "reward=null",
         "data={type: environment, environment: {type: 'letters_environment:Letters'}, train_tasks: [a, b, c, d, e], "
         "eval_tasks: [f], max_turn_tokens: 4}",
         "trainer.sampling.max_completion_tokens=30",
+        "trainer.imitation_ramp_steps=2",
+        "trainer.recent_rewards=12",
     ],
     "bleuberi": [
         "method=bleuberi",
