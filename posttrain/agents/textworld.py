@@ -61,7 +61,8 @@ class TextWorld:
         said = self._act(parse_action(turn))
         state = self.state
         done = state.won or state.lost or self.steps >= self.config.max_steps
-        return StepResult(self._told(said, state), state.score / state.max_score, done)
+        valid = said not in (WITHOUT_ACTION, NO_COMMAND)
+        return StepResult(self._told(said, state), state.score / state.max_score, done, valid=valid)
 
     def close(self) -> None:
         """End the interpreter."""

@@ -25,7 +25,7 @@ def init(
     ] = None,
     reward_source: Annotated[str | None, typer.Option(help="Model of learned, address of remote.")] = None,
     preferences: Annotated[str | None, typer.Option(help="urpo: a file of chosen and rejected completions.")] = None,
-    environment: Annotated[str | None, typer.Option(help="agent_r: vault, crafting or scienceworld.")] = None,
+    environment: Annotated[str | None, typer.Option(help="agent_r and spear: vault, crafting or scienceworld.")] = None,
     output: Annotated[Path, typer.Option(metavar="FILE", help="The job to write.")] = Path("job.yaml"),
 ) -> None:
     """Write a commented job for your own data, check it, and say what to run. Asks for what is not given."""
@@ -53,9 +53,9 @@ def init(
 
 def _complete(wishes: "Wishes") -> None:
     """Ask for what the method needs and was not given."""
-    from posttrain.starter.job_file import REWARD_KEY, columns_of, fields_read, guess_column
+    from posttrain.starter.job_file import ON_ENVIRONMENTS, REWARD_KEY, columns_of, fields_read, guess_column
 
-    if wishes.method == "agent_r":
+    if wishes.method in ON_ENVIRONMENTS:
         wishes.environment = wishes.environment or _ask("--environment", "Environment", "vault")
         return
     wishes.data = wishes.data or _ask("--data", "Data (file or hub dataset)")

@@ -17,7 +17,7 @@ from posttrain.training.run_log import read_metrics
 
 PAPERS = {
     "agent_r": "2501.11425", "bleuberi": "2505.11080", "grpo": "2402.03300", "oreal": "2502.06781",
-    "prefix_rft": "2507.01679", "raft": "2304.06767", "urpo": "2507.17515",
+    "prefix_rft": "2507.01679", "raft": "2304.06767", "spear": "2509.22601", "urpo": "2507.17515",
 }  # fmt: skip
 CARD_FILE, MODEL_FOLDER = "README.md", "model"
 

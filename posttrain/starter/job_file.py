@@ -19,8 +19,9 @@ METHOD_READS: dict[str, tuple[ExampleField, ...]] = {
     "prefix_rft": ("answer", "demonstration"),
     "sft": ("demonstration",),
 }
-NEEDS_NO_REWARD = ("agent_r", "reward_model", "sft")
-NEEDS_NO_COLUMNS = ("agent_r", "reward_model")
+ON_ENVIRONMENTS = ("agent_r", "spear")
+NEEDS_NO_REWARD = (*ON_ENVIRONMENTS, "reward_model", "sft")
+NEEDS_NO_COLUMNS = (*ON_ENVIRONMENTS, "reward_model")
 
 REWARD_READS: dict[str, tuple[ExampleField, ...]] = {
     "math_answer": ("answer",),
@@ -103,7 +104,7 @@ def write_job(wishes: Wishes, path: Path) -> str:
         file=path,
         columns=wishes.columns,
         preferences=wishes.preferences,
-        environment=wishes.environment,
+        environment=wishes.environment if wishes.method in ON_ENVIRONMENTS else None,
         reward=_reward(wishes),
         engine="transformers" if find_spec("vllm") is None else "vllm",
         name=path.stem,
@@ -115,7 +116,7 @@ def _missing(wishes: Wishes) -> list[str]:
     if method not in METHODS:
         raise JobError(f"there is no method {method!r}; choose one of {', '.join(METHODS)}")
     missing = []
-    if method == "agent_r":
+    if method in ON_ENVIRONMENTS:
         missing += [] if wishes.environment else ["--environment"]
     elif not wishes.data:
         missing.append("--data")

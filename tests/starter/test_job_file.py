@@ -12,7 +12,7 @@ import pytest
 
 from posttrain.errors import JobError
 from posttrain.job import METHODS, load_job
-from posttrain.starter.job_file import Wishes, default_reward, fields_read, guess_column, write_job
+from posttrain.starter.job_file import ON_ENVIRONMENTS, Wishes, default_reward, fields_read, guess_column, write_job
 
 ROW = {"question": "2+3?", "answer": "5", "solution": "2+3 is 5", "chosen": "5", "rejected": "6", "prompt": "2+3?"}
 
@@ -37,7 +37,7 @@ def test_the_job_of_every_method_is_valid(method: str, rows: Path, tmp_path: Pat
     path.write_text(write_job(wishes_of(method, rows), path))
     job: Any = load_job(path)
     assert (job.method, job.model.path, job.run.folder) == (method, "a/model", "runs/first")
-    if method != "agent_r":
+    if method not in ON_ENVIRONMENTS:
         task = job.data.build()
         assert len(task.train_examples()) >= 19
 
