@@ -1,10 +1,12 @@
 """Around the steps: evaluation, log, checkpoints, resume, SIGTERM, and what a person sees."""
 
+import math
 import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +35,18 @@ class TrainingSummary:
     report: Path
     first: dict[str, float] = field(default_factory=dict)
     last: dict[str, float] = field(default_factory=dict)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the evaluations side by side, and the run page below."""
+        rows = "".join(
+            f"<tr><td>{escape(name)}</td><td>{self.first.get(name, math.nan):.3f}</td><td>{value:.3f}</td></tr>"
+            for name, value in self.last.items()
+        )
+        page = escape(self.report.read_text(encoding="utf-8")) if self.report.is_file() else ""
+        return (
+            f"<table><tr><th>{self.steps} steps</th><th>before</th><th>after</th></tr>{rows}</table>"
+            f'<iframe srcdoc="{page}" width="100%" height="700" style="border:0"></iframe>'
+        )
 
 
 class StopRequest:
