@@ -1,6 +1,7 @@
 """A corridor of locks in which a wrong key jams a lock, quietly: who does not notice never gets further."""
 
 import random
+from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import Field
@@ -47,6 +48,14 @@ class VaultConfig(Config):
             turns += vault.open_lock()
         wrong = rng.choice([key for key in KEYS[: self.keys] if key != vault.fitting_key()])
         return [*turns, f"{ACTION} take {wrong}"]
+
+    def went_wrong(self, task_id: str, seed: int, turns: Sequence[str]) -> bool:
+        """Whether the lock in front is jammed after ``turns``."""
+        vault = self.build()
+        vault.reset(task_id, seed)
+        for turn in turns:
+            vault.step(turn)
+        return vault.jammed
 
 
 class Vault:

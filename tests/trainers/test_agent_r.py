@@ -1,5 +1,6 @@
 """Agent-R end to end on a small vault: what is trained, what is kept, and what is said where nothing is found."""
 
+import copy
 import json
 import logging
 from collections.abc import Callable, Iterator
@@ -107,7 +108,7 @@ def test_an_iteration_trains_on_revisions_and_good_ways(make: Callable[..., Agen
     assert 0 < metrics["agent_r/transition_q1"] <= metrics["agent_r/transition_q3"] <= 1
     assert 1 <= metrics["agent_r/children"] <= 3
     searched = sum(3 * sum(bool(node.children) for node in tree.nodes) for _, tree in trainer.trees.values())
-    assert metrics["agent_r/environment_steps"] > searched
+    assert metrics["batch/environment_steps"] > searched
     assert metrics["policy/loss"] > 0
     assert not torch.equal(before, trainer.causal_lm.state_dict()["model.embed_tokens.weight"])
     assert {sample.objective for sample in samples} == {"revision", GOOD}
@@ -221,6 +222,30 @@ def test_no_pair_is_explained(make: Callable[..., AgentRTrainer], caplog: pytest
     assert "no pair" in caplog.text and "of a good and a bad way. Of 6 tasks" in caplog.text
     with pytest.raises(TrainingDiverged, match=r"trainer\.reflection\.beta"):
         make("other", reflection={"beta": 1.0}, train_on="revisions_only").train_step()
+
+
+def test_a_search_of_one_end_a_task_is_explained(make: Callable[..., AgentRTrainer]) -> None:
+    search = {"iterations": 1, "children": 1, "max_depth": 7, "in_flight": 1}
+    with pytest.raises(
+        TrainingDiverged, match=r"and 6 have one end alone\. Where one end is all: more trainer\.search"
+    ):
+        make(search=search, train_on="revisions_only").train_step()
+
+
+def test_from_the_base_an_iteration_is_the_first_of_a_new_run(make: Callable[..., AgentRTrainer]) -> None:
+    def weights(trainer: AgentRTrainer) -> dict[str, torch.Tensor]:
+        return copy.deepcopy(trainer.causal_lm.state_dict())
+
+    restarted, fresh = make("base", restart_from="base"), make("fresh")
+    restarted.train_step()
+    first = weights(restarted)
+    _, _, samples = restarted.train_step()
+    fresh.update_policy(samples)
+    second = weights(restarted)
+    assert all(torch.equal(value, second[name]) for name, value in weights(fresh).items())
+    assert not torch.equal(first["model.embed_tokens.weight"], second["model.embed_tokens.weight"])
+    restarted.before_update([])  # nothing to train on: the policy stays
+    assert all(torch.equal(value, second[name]) for name, value in weights(restarted).items())
 
 
 def test_alpha_follows_the_iteration(make: Callable[..., AgentRTrainer]) -> None:
