@@ -147,7 +147,7 @@ class Reviser:
         each.revision.environment_steps = len(each.context) + len(seen)
         if reward is not None and reward >= each.good_reward - self.config.replay_tolerance - SLACK:
             self._keep(each.revision, "spliced", reward, self._sample(each, [*each.context, *seen]))
-        elif self.config.on_replay_failure == "recover" and (seen or not each.thought.turn.ended):
+        elif self.config.on_replay_failure == "recover" and seen:  # else the episode was at its end
             self._plan_recovery(each, seen)
 
     def _plan_recovery(self, each: Splice, seen: list[Step]) -> None:

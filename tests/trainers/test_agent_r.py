@@ -272,4 +272,4 @@ def test_the_recipes_are_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
     job = load_job(WORDS.with_name("quickstart.yaml"))
     assert job.method == "agent_r" and job.trainer.reflection.judge == "oracle"
     runs = plan_runs(load_comparison(WORDS.with_name("learning.yaml")))
-    assert [run.arm for run in runs[:4]] == ["warm_start", "agent-r", "rejection-sampling", "behaviour-cloning"]
+    assert [run.arm for run in runs[:4]] == ["warm_start", "agent-r", "rejection-sampling", "good-ways-only"]
