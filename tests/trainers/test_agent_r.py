@@ -271,5 +271,6 @@ def test_the_recipes_are_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(WORDS.parents[2])
     job = load_job(WORDS.with_name("quickstart.yaml"))
     assert job.method == "agent_r" and job.trainer.reflection.judge == "oracle"
-    runs = plan_runs(load_comparison(WORDS.with_name("learning.yaml")))
-    assert [run.arm for run in runs[:4]] == ["warm_start", "agent-r", "rejection-sampling", "good-ways-only"]
+    planned = [plan_runs(load_comparison(WORDS.with_name(name))) for name in ("learning.yaml", "ablation.yaml")]
+    assert [run.arm for run in planned[0][:3]] == ["warm_start", "agent-r", "rejection-sampling"]
+    assert [run.arm for run in planned[1][:2]] == ["warm_start", "good-ways-only"]
