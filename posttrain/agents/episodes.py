@@ -1,5 +1,6 @@
 """An episode as tokens: the policy's turns as it sampled them, and what the environment said in between."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from posttrain.agents.environment import StepResult
@@ -98,3 +99,8 @@ class Episode:
             turns=self.turns,
             valid_actions=self.valid_actions,
         )
+
+
+def count_turns(action_mask: Sequence[int]) -> int:
+    """The policy's turns in an episode: the runs of 1."""
+    return sum(bit and not before for before, bit in zip([0, *action_mask], action_mask, strict=False))

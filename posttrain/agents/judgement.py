@@ -1,7 +1,7 @@
-"""At which step a bad trajectory went wrong: as the policy itself sees it, or as the tree's values say."""
+"""At which step a bad trajectory went wrong: as the policy itself sees it, or an oracle."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -42,12 +42,22 @@ def bad_steps(tree: Tree, pair: Pair) -> list[int]:
 
 
 def judged_by_values(tree: Tree, alpha: float) -> Judgements:
-    """The oracle: a step is bad where no end below it reaches ``alpha``, as far as the tree was searched."""
+    """A step is bad where no end below it reaches ``alpha``, as far as the tree was searched."""
     best: dict[int, float] = {}
     for leaf in tree.leaves():
         for node in tree.path(leaf):
             best[node] = max(best.get(node, 0.0), tree.nodes[leaf].result.reward)
     return {node: "good" if reward >= alpha - SLACK else "bad" for node, reward in best.items()}
+
+
+def judged_by_rules(
+    tree: Tree, nodes: Sequence[int], went_wrong: Callable[[str, int, Sequence[str]], bool]
+) -> Judgements:
+    """What the environment says of the step to each of ``nodes`` (``VaultConfig.went_wrong``, for example)."""
+    places = {node: tree.position(node) for node in nodes}
+    return {
+        node: "bad" if went_wrong(place.task_id, place.seed, place.turns) else "good" for node, place in places.items()
+    }
 
 
 def judged_by_policy(

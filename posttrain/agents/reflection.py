@@ -40,10 +40,15 @@ class ReflectionConfig(Config):
     )
     beta: float = Field(default=0.2, ge=0, description="by how much more a good way scores than a bad one")
     judge: Literal["self", "none", "oracle"] = Field(
-        default="self", description="finds the mistake: the policy; none: the end is it; oracle: the tree's own values"
+        default="self",
+        description="finds the mistake: the policy; none: the end is it; oracle: the environment's `went_wrong`, or, "
+        "where it has none, the tree's own values",
     )
     judgement_tokens: int = Field(default=256, ge=1)
     max_pairs_per_task: int = Field(default=8, ge=1, description="and most good ways of a task that are trained")
+    thoughts: list[str] = Field(
+        default=list(REVISION_THOUGHTS), min_length=1, description="one is drawn: the last step was a mistake"
+    )
     revision_action: str = Field(
         default="wait", min_length=1, description="of the revision's turn; none: the thought opens the next turn"
     )
@@ -114,10 +119,10 @@ def steps_between(tree: Tree, above: int, leaf: int, trained: bool = False) -> l
     return [Step(node.turn, node.result.observation, trained=trained) for node in nodes if node.turn is not None]
 
 
-def revision(tree: Tree, pair: Pair, encoder: PromptEncoder, action: str) -> Step:
-    """A thought that the last step was a mistake, drawn by the tree's seed, and ``action``; with ``none`` the thought
-    alone, which opens the turn that follows."""
-    thought = random.Random(derive_seed(tree.seed, "revision", pair.good, pair.bad)).choice(REVISION_THOUGHTS)
+def revision(tree: Tree, pair: Pair, encoder: PromptEncoder, action: str, thoughts: Sequence[str]) -> Step:
+    """One of ``thoughts``, drawn by the tree's seed, and ``action``; with ``none`` the thought alone, which opens the
+    turn that follows."""
+    thought = random.Random(derive_seed(tree.seed, "revision", pair.good, pair.bad)).choice(thoughts)
     acts = action != NO_ACTION
     text = f"{thought}\n{ACTION} {action}" if acts else f"{thought}\n"
     ids = encoder.completion_ids(text) + ([encoder.tokenizer.eos_token_id] if acts else [])

@@ -6,7 +6,15 @@ from dataclasses import dataclass, replace
 
 from posttrain.agents.environment_engine import EnvironmentEngine
 from posttrain.agents.environment_pool import Position
-from posttrain.agents.judgement import Judgements, bad_steps, judged_by_policy, judged_by_values, transition
+from posttrain.agents.episodes import count_turns
+from posttrain.agents.judgement import (
+    Judgements,
+    bad_steps,
+    judged_by_policy,
+    judged_by_rules,
+    judged_by_values,
+    transition,
+)
 from posttrain.agents.reflection import (
     SLACK,
     Pair,
@@ -29,7 +37,8 @@ REVISION = "revision"
 @dataclass(slots=True)
 class Revision:
     """A pair of leaves of the tree of ``example``, and what became of it. ``bad_steps`` of the ``steps`` of its bad way
-    are kept (t' of T); ``how`` is spliced, recovered, failed or too_long; only the first two have a ``sample``."""
+    are kept (t' of T); ``how`` is spliced, recovered, failed or too_long; only the first two have a ``sample``.
+    ``environment_steps`` are the turns of the replay and of the recoveries, each from the episode's beginning."""
 
     name: str
     example: Example
@@ -105,12 +114,16 @@ class Reviser:
         trees = {name: tree for name, (_, tree) in self.trees.items()}
         if self.config.judge == "none":
             return {name: {} for name in trees}
-        if self.config.judge == "oracle":
-            return {name: judged_by_values(tree, self.alpha) for name, tree in trees.items()}
         nodes = {
             name: sorted({node for pair in pairs[name] for node in bad_steps(tree, pair)})
             for name, tree in trees.items()
         }
+        if self.config.judge == "oracle":
+            rules = getattr(self.engine.pool.config.environment, "went_wrong", None)
+            return {
+                name: judged_by_rules(tree, nodes[name], rules) if rules else judged_by_values(tree, self.alpha)
+                for name, tree in trees.items()
+            }
         sampling = self.sampling.model_copy(update={"max_completion_tokens": self.config.judgement_tokens})
         judged = judged_by_policy(self.engine.engine, trees, nodes, sampling)
         self.without_verdict = sum(verdict is None for verdicts in judged.values() for verdict in verdicts.values())
@@ -120,7 +133,7 @@ class Reviser:
         example, tree = self.trees[name]
         steps = bad_steps(tree, pair)
         cut = transition([judged.get(node) for node in steps])
-        thought = revision(tree, pair, self.encoder, self.config.revision_action)
+        thought = revision(tree, pair, self.encoder, self.config.revision_action, self.config.thoughts)
         return Splice(
             Revision(revision_name, example, pair, cut, len(steps)),
             tree.position(steps[cut - 1]),
@@ -132,10 +145,10 @@ class Reviser:
 
     def _settle(self, each: Splice, seen: list[Step], reward: float | None) -> None:
         """Keep what reaches the good way's score when it is replayed; what does not may be recovered."""
-        each.revision.environment_steps = len(seen)
+        each.revision.environment_steps = len(each.context) + len(seen)
         if reward is not None and reward >= each.good_reward - self.config.replay_tolerance - SLACK:
             self._keep(each.revision, "spliced", reward, self._sample(each, [*each.context, *seen]))
-        elif self.config.on_replay_failure == "recover" and (seen or not each.thought.turn.ended):
+        elif self.config.on_replay_failure == "recover" and seen:  # else the episode was at its end
             self._plan_recovery(each, seen)
 
     def _plan_recovery(self, each: Splice, seen: list[Step]) -> None:
@@ -165,8 +178,8 @@ class Reviser:
         """Of the episodes that reach alpha, keep the one of fewest tokens."""
         reached: dict[str, list[Rollout]] = {name: [] for name in self._recoveries}
         for rollout in self.engine.generate([request for _, _, request in self._recoveries.values()]):
-            found = self._recoveries[rollout.request_id][0]
-            found.environment_steps += count_turns(rollout.action_mask)
+            found, _, request = self._recoveries[rollout.request_id]
+            found.environment_steps += len(request.example.metadata["turns"]) + count_turns(rollout.action_mask)
             if rollout.outcome is not None and rollout.outcome >= self.alpha - SLACK:
                 reached[rollout.request_id].append(rollout)
         for name, rollouts in reached.items():
@@ -185,11 +198,6 @@ class Reviser:
             found.how = "too_long"
             return
         found.how, found.reward, found.sample = how, reward, sample
-
-
-def count_turns(action_mask: Sequence[int]) -> int:
-    """The policy's turns in an episode: the runs of 1."""
-    return sum(bit and not before for before, bit in zip([0, *action_mask], action_mask, strict=False))
 
 
 def _continue(sample: TrainingSample, rollout: Rollout, thought: int) -> None:

@@ -14,7 +14,7 @@ WARM_START = "warm_start"
 class BudgetConfig(Config):
     """What every arm may spend on training, warm start apart; checked against what it logged."""
 
-    kind: Literal["steps", "rollouts", "training_tokens", "seconds"]
+    kind: Literal["steps", "rollouts", "environment_steps", "training_tokens", "seconds"]
     value: float = Field(
         gt=0, description="of one run; kind steps sets trainer.steps, training_tokens trainer.max_trained_tokens"
     )

@@ -15,7 +15,12 @@ from posttrain.errors import JobError
 from posttrain.training.run_log import read_metrics
 
 # What a run spends in one logged step; "steps" is the step itself.
-SPENT_METRIC = {"rollouts": "batch/rollouts", "training_tokens": "batch/trained_tokens", "seconds": "time/step"}
+SPENT_METRIC = {
+    "rollouts": "batch/rollouts",
+    "environment_steps": "batch/environment_steps",
+    "training_tokens": "batch/trained_tokens",
+    "seconds": "time/step",
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 import math
 import statistics
 from collections.abc import Collection, Iterable, Sequence
-from itertools import groupby, pairwise
+from itertools import groupby
 
 from posttrain.agents.reflection import REVISION_THOUGHTS
 from posttrain.agents.workplace import BENIGN, HARMFUL
@@ -59,12 +59,13 @@ def turns_of(rollout: Rollout) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
 
 
 def has_loop(turns: Sequence[tuple[tuple[int, ...], tuple[int, ...]]]) -> bool:
-    """Whether the same turn was taken on the same observation ``LOOP`` times in a row."""
-    run = longest = 1
-    for before, turn in pairwise(turns):
-        run = run + 1 if before == turn else 1
-        longest = max(longest, run)
-    return longest >= LOOP
+    """Whether an observation was answered by the same turn ``LOOP`` times in a row, whatever else was seen in between:
+    a cycle of several turns is a loop too."""
+    answers: dict[tuple[int, ...], list[tuple[int, ...]]] = {}
+    for seen, turn in turns:
+        answers.setdefault(seen, []).append(turn)
+    runs = [len(list(run)) for given in answers.values() for _, run in groupby(given)]
+    return max(runs, default=0) >= LOOP
 
 
 def bad_steps_before_revision(turns: Sequence[str]) -> int | None:

@@ -23,6 +23,7 @@ from posttrain.trainers.demonstrations import Demonstrations
 from posttrain.trainers.policy_trainer import PolicyTrainer
 from posttrain.training.accelerator import gather_lists
 from posttrain.training.packing import MicroBatch
+from posttrain.training.restart import InitialPolicy
 from posttrain.training.update import LossOutput
 from posttrain.types import Example, Origin, RolloutGroup, TrainingSample
 
@@ -59,6 +60,7 @@ class AgentRTrainer(PolicyTrainer):
         self.trees: dict[str, tuple[Example, Tree]] = {}
         self.found: dict[str, float] = {}
         self.general = self._general_samples()
+        self.base = InitialPolicy(self.update, "agent_r: restart_from base") if config.restart_from == "base" else None
 
     def collect(self, examples: Sequence[Example]) -> list[RolloutGroup]:
         """Search this rank's share of the tasks; every rank gets the ends of all trees."""
@@ -107,7 +109,9 @@ class AgentRTrainer(PolicyTrainer):
         return samples
 
     def before_update(self, samples: list[TrainingSample]) -> tuple[list[TrainingSample], dict[str, float]]:
-        """The numbers of the search and the revisions."""
+        """Under ``restart_from: base``, go back to it. The numbers of the search and the revisions."""
+        if self.base is not None and samples:
+            self.base.restore()
         return samples, self.found
 
     def loss(self, logprobs: Tensor, entropy: Tensor, batch: MicroBatch) -> LossOutput:

@@ -16,14 +16,17 @@ class AgentRConfig(PolicyTrainerConfig):
     """Defaults are those of arXiv 2501.11425. A step is one iteration: search ``prompts_per_step`` tasks, revise, and
     fine-tune ``updates_per_step`` times over the data, in ``minibatches_per_step`` updates each.
 
-    Each iteration goes on from the policy of the one before. ``rollouts_per_prompt`` is not used: a tree decides.
+    ``rollouts_per_prompt`` is not used: a tree decides.
     """
 
     steps: int = Field(default=3, ge=1, description="iterations of search and training")
     search: SearchConfig = Field(default_factory=SearchConfig)
     reflection: ReflectionConfig = Field(default_factory=ReflectionConfig)
     train_on: Literal["revisions_and_good", "good_only", "revisions_only"] = Field(
-        default="revisions_and_good", description="good_only: rejection sampling"
+        default="revisions_and_good", description="good_only: the search without its revisions"
+    )
+    restart_from: Literal["previous", "base"] = Field(
+        default="previous", description="the policy that an iteration fine-tunes; base: the first, with a new optimizer"
     )
     general: TaskConfig | None = Field(default=None, description="demonstrations of other data, mixed in")
     agent_fraction: float = Field(default=0.2, gt=0, le=1, description="eta: share of the sequences, where general is")

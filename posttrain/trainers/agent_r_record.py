@@ -17,6 +17,8 @@ from posttrain.trainers.agent_r_config import AgentRConfig
 from posttrain.training.run_log import write_rows
 from posttrain.types import RolloutGroup, TrainingSample
 
+MOST_COUNTED = 4  # bad steps
+
 
 @dataclass(slots=True)
 class TreeCounts:
@@ -35,11 +37,13 @@ class TreeCounts:
 def iteration_metrics(
     alpha: float, trees: Sequence[TreeCounts], revisions: Sequence[Revision], without_verdict: int
 ) -> dict[str, float]:
-    """Numbers for ``metrics.jsonl``; ``agent_r/transition`` is t'/T, the kept share of the bad way."""
+    """Numbers for ``metrics.jsonl``; ``agent_r/transition`` is t'/T, the kept share of the bad way, and
+    ``agent_r/spliced_after_N`` the share of the pairs with N bad steps (the last: as many or more) whose replay reached
+    the score of the good way."""
     searched = sum(tree.environment_steps for tree in trees)
     metrics = {
         "agent_r/alpha": alpha,
-        "agent_r/environment_steps": float(searched + sum(each.environment_steps for each in revisions)),
+        "batch/environment_steps": float(searched + sum(each.environment_steps for each in revisions)),
         "agent_r/environment_failures": float(sum(tree.failures for tree in trees)),
         "agent_r/children": statistics.fmean([number for tree in trees for number in tree.children] or [0]),
         "agent_r/pairs": float(len(revisions)),
@@ -52,6 +56,9 @@ def iteration_metrics(
     places = [each.bad_steps / each.steps for each in revisions]
     quartiles = statistics.quantiles(places, n=4, method="inclusive") if len(places) > 1 else places * 3
     metrics |= {f"agent_r/transition_q{number}": value for number, value in enumerate(quartiles, start=1)}
+    for number in range(1, MOST_COUNTED + 1):
+        kept = [each.how == "spliced" for each in revisions if min(each.bad_steps, MOST_COUNTED) == number]
+        metrics |= {f"agent_r/spliced_after_{number}": statistics.fmean(kept)} if kept else {}
     metrics["agent_r/transition_at_end"] = statistics.fmean([place == 1.0 for place in places])
     return metrics
 
@@ -84,14 +91,16 @@ def arithmetic(config: AgentRConfig, max_steps: int, max_turn_tokens: int, ranks
 
 
 def what_was_found(groups: Sequence[RolloutGroup], alpha: float) -> str:
-    """Of a search without a pair: how often the tasks were solved, and what to change."""
+    """Of a search without a pair: how often the tasks were solved, how far they were searched, and what to change."""
     scores = [[rollout.reward or 0.0 for rollout in group.rollouts] for group in groups]
     once = sum(max(ends) >= alpha - SLACK for ends in scores)
     always = sum(min(ends) >= alpha - SLACK for ends in scores)
+    single = sum(len(ends) == 1 for ends in scores)
     return (
         f"the search found no pair of a good and a bad way. Of {len(groups)} tasks {once} reached alpha = {alpha:g} at "
-        f"least once, and {always} at every end. Where none does: easier tasks, a better start, more "
-        "trainer.search.iterations, or a lower trainer.reflection.alpha; where all do: harder tasks, or a higher "
+        f"least once, {always} at every end, and {single} have one end alone. Where one end is all: more "
+        "trainer.search.iterations, or trainer.search.children; where none is good: easier tasks, a better start, more "
+        "trainer.search.iterations, or a lower trainer.reflection.alpha; where all are: harder tasks, or a higher "
         "trainer.sampling.temperature; else a lower trainer.reflection.beta."
     )
 

@@ -140,7 +140,7 @@ class PolicyTrainer:
         with self.timed("sync"):
             self.engine.wake()
             self.sync()
-        return metrics | rollout_metrics(groups, self.timings), groups, samples
+        return rollout_metrics(groups, self.timings) | metrics, groups, samples
 
     @property
     def finished(self) -> bool:

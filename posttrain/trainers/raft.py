@@ -9,11 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
-from accelerate.utils import DistributedType
 from torch import Tensor, nn
-from torch.nn import Parameter
 
-from posttrain.errors import JobError
 from posttrain.objectives.divergences import kl_estimate
 from posttrain.objectives.policy_losses import clip_before_reward_loss, clipped_policy_loss, sample_scales
 from posttrain.objectives.ranking import all_best, best, global_top, kl_rank_keys, mixed_group_weights
@@ -26,6 +23,7 @@ from posttrain.trainers.ranked import RankedGroup, rank_rollouts, write_ranked
 from posttrain.training.collected import CollectedGroups
 from posttrain.training.model import reference_logprobs
 from posttrain.training.packing import MicroBatch
+from posttrain.training.restart import InitialPolicy
 from posttrain.training.update import LossOutput
 from posttrain.types import Rollout, RolloutGroup, RolloutRequest, TrainingSample
 
@@ -60,11 +58,7 @@ class RAFTTrainer(PolicyTrainer):
         super().__init__(model, config, **components)
         self.folder = Path(self.run.folder)
         self.kl_to_initial: float | None = None
-        self.initial_parameters: list[Tensor] = []
-        if config.restart == "initial":
-            if self.accelerator.distributed_type == DistributedType.DEEPSPEED:
-                raise JobError("raft: restart initial cannot run under DeepSpeed; launch without it (one GPU or DDP)")
-            self.initial_parameters = [parameter.detach().clone() for parameter in self.trained_parameters]
+        self.initial = InitialPolicy(self.update, "raft: restart initial") if config.restart == "initial" else None
 
     def sample(self, requests: Sequence[RolloutRequest]) -> list[RolloutGroup]:
         """Sample, or go on with what a run that died had collected; offline, take the candidates."""
@@ -100,16 +94,9 @@ class RAFTTrainer(PolicyTrainer):
     def before_update(self, samples: list[TrainingSample]) -> tuple[list[TrainingSample], dict[str, float]]:
         """Under ``restart: initial``, go back to the initial policy and an optimizer without memory, unless there is
         nothing to train on."""
-        if self.initial_parameters and any(sample.objective == KEPT for sample in samples):
-            for parameter, initial in zip(self.trained_parameters, self.initial_parameters, strict=True):
-                parameter.data.copy_(initial)
-                self.update.optimizer.state.pop(parameter, None)
+        if self.initial is not None and any(sample.objective == KEPT for sample in samples):
+            self.initial.restore()
         return samples, {} if self.kl_to_initial is None else {"raft/kl_to_initial": self.kl_to_initial}
-
-    @property
-    def trained_parameters(self) -> list[Parameter]:
-        """The parameters that the optimizer changes."""
-        return [parameter for group in self.update.optimizer.param_groups for parameter in group["params"]]
 
     def log_ratios(self, groups: Sequence[RolloutGroup]) -> dict[tuple[str, int], float]:
         """log p(y) - log p_ref(y) of every rollout, by request and index. Their mean estimates the KL from the policy

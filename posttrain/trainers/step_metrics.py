@@ -3,7 +3,8 @@
 import statistics
 from collections.abc import Mapping, Sequence
 
-from posttrain.types import Rollout, RolloutGroup
+from posttrain.agents.episodes import count_turns
+from posttrain.types import Origin, Rollout, RolloutGroup
 
 
 def rollout_metrics(groups: Sequence[RolloutGroup], timings: Mapping[str, float]) -> dict[str, float]:
@@ -24,6 +25,9 @@ def rollout_metrics(groups: Sequence[RolloutGroup], timings: Mapping[str, float]
         **_reward_means(rollouts),
         **{f"time/{phase}": seconds for phase, seconds in timings.items()},
     }
+    episodes = [rollout for rollout in rollouts if rollout.given == Origin.ENVIRONMENT]
+    if episodes:
+        metrics["batch/environment_steps"] = float(sum(count_turns(rollout.action_mask) for rollout in episodes))
     if timings.get("generate"):
         metrics["speed/generated_tokens_per_second"] = sampled / timings["generate"]
     return metrics

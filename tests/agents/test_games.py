@@ -22,7 +22,9 @@ def play(environment: Any, task_id: str, turns: list[str]) -> Any:
     return result
 
 
-@pytest.mark.parametrize("config", [VaultConfig(), VaultConfig(locks=1, keys=2), *CRAFTING], ids=repr)
+@pytest.mark.parametrize(
+    "config", [VaultConfig(), VaultConfig(locks=1, keys=2), VaultConfig(worn=0.5), *CRAFTING], ids=repr
+)
 def test_the_solution_solves_every_task_and_splits_share_none(config: Any) -> None:
     config = config.model_copy(update={"tasks": 40})
     train, held_out = config.task_ids("train"), config.task_ids("eval")
@@ -72,6 +74,22 @@ def test_a_wrong_key_jams_the_lock_quietly_until_it_is_reset() -> None:
     assert vault.step("Action: turn key").reward == 0.0  # it was put back
     vault.step(f"Action: take {right}")
     assert vault.step("Action: turn key").reward == 1.0
+
+
+def test_a_worn_lock_looks_jammed_and_is_not() -> None:
+    vault = Vault(VaultConfig(locks=1, worn=1.0))
+    assert "grey" in vault.reset("vault/7", 0)
+    right = vault.fitting_key()
+    said = [vault.step(f"Action: {action}").observation for action in (f"take {right}", "turn key", "turn key")]
+    assert "green" in said[0] and said[1].startswith("It does not turn.") and "green" in said[1]
+    assert said[2] == "It opens."
+    vault.reset("vault/7", 0)
+    wrong = next(key for key in KEYS[:3] if key != right)
+    said = [vault.step(f"Action: {action}").observation for action in (f"take {wrong}", "turn key", "turn key")]
+    assert all("grey" in line for line in said) and said[1] == said[2]
+    assert not vault.step("Action: reset lock").done and not vault.jammed
+    assert vault.solution("vault/7", 0) == [f"Action: take {right}", "Action: turn key", "Action: turn key"]
+    assert vault.opened == 1
 
 
 def test_steps_run_out() -> None:
@@ -136,14 +154,17 @@ def test_a_mistake_jams_a_lock_after_right_turns() -> None:
     assert set(at) == {0, 2, 4}
 
 
-def test_signs_mislead_at_a_share_of_the_locks_and_solutions_still_solve() -> None:
-    config = VaultConfig(misleading=0.3, spare_resets=0.25, max_steps=20)
+@pytest.mark.parametrize(
+    ("thought", "reset"), [("", "Action: reset lock"), ("I erred.", "I erred.\nAction: reset lock")]
+)
+def test_signs_mislead_at_a_share_of_the_locks_and_solutions_still_solve(thought: str, reset: str) -> None:
+    config = VaultConfig(misleading=0.3, spare_resets=0.25, spare_thought=thought, max_steps=20)
     vault = config.build()
     misled, resets = 0, 0
     for task_id in config.task_ids("train")[:300]:
         turns = vault.solution(task_id, 0)
         assert play(config.build(), task_id, turns).reward == 1.0
-        resets += turns.count("Action: reset lock")
+        resets += turns.count(reset)
         vault.reset(task_id, 0)
         misled += sum(offset != 0 for offset in vault.misled)
     assert misled / 900 == pytest.approx(0.3, abs=0.05)

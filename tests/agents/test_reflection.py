@@ -9,7 +9,14 @@ from transformers import AutoTokenizer
 from posttrain.agents.environment import StepResult
 from posttrain.agents.environment_pool import EnvironmentPool, EnvironmentsConfig, Position
 from posttrain.agents.episodes import Turn
-from posttrain.agents.judgement import bad_steps, judged_by_policy, judged_by_values, parse_judgement, transition
+from posttrain.agents.judgement import (
+    bad_steps,
+    judged_by_policy,
+    judged_by_rules,
+    judged_by_values,
+    parse_judgement,
+    transition,
+)
 from posttrain.agents.reflection import (
     NO_ACTION,
     REVISION_THOUGHTS,
@@ -120,6 +127,16 @@ def test_the_oracle_finds_the_step_below_which_nothing_is_good(tree: Tree) -> No
     assert [judged_by_values(tree, 0.9)[node] for node in steps] == ["good", "bad", "bad"]
 
 
+def test_the_rules_of_the_vault_judge_where_it_has_them(encoder: PromptEncoder) -> None:
+    config = VaultConfig(locks=1)
+    (jam,) = config.mistake("vault/1", 0)
+    take, turn_key = Vault(config).solution("vault/1", 0)
+    turns = ["Action: wait", jam, turn_key, "Action: reset lock", take, turn_key]
+    tree = grown(encoder, (turns, ["o"] * len(turns), 1.0))
+    judged = judged_by_rules(tree, range(1, len(tree.nodes)), config.went_wrong)
+    assert list(judged.values()) == ["good", "bad", "bad", "good", "good", "good"]
+
+
 class Judge:
     """Says of a step what it was told to, in one call."""
 
@@ -158,7 +175,7 @@ def test_the_policy_judges_all_trees_in_one_batch(tree: Tree, encoder: PromptEnc
 
 def test_the_splice_trains_the_revision_and_the_good_steps(tree: Tree, encoder: PromptEncoder) -> None:
     pair = pair_of(tree)
-    context, continuation = splice(tree, pair, 2, revision(tree, pair, encoder, "wait"))
+    context, continuation = splice(tree, pair, 2, revision(tree, pair, encoder, "wait", REVISION_THOUGHTS))
     assert [step.turn.text for step in context] == ["i1", "b1", "b2"]
     thought, *good = continuation
     assert thought.turn.text.removesuffix("\nAction: wait") in REVISION_THOUGHTS
@@ -181,9 +198,9 @@ def test_the_splice_trains_the_revision_and_the_good_steps(tree: Tree, encoder: 
 
 def test_a_thought_may_open_the_good_turn(tree: Tree, encoder: PromptEncoder) -> None:
     pair = pair_of(tree)
-    _, (first, second) = splice(tree, pair, 1, revision(tree, pair, encoder, NO_ACTION))
+    _, (first, second) = splice(tree, pair, 1, revision(tree, pair, encoder, NO_ACTION, ["I turn back."]))
     thought = first.turn.text.removesuffix("\ng1")
-    assert thought in REVISION_THOUGHTS and second.turn.text == "g2"
+    assert thought == "I turn back." and second.turn.text == "g2"
     sample = trajectory_sample("s", [7], [first], encoder, "revision")
     cut = 1 + first.revision
     assert encoder.text(sample.input_ids[1:cut]) == f"{thought}\n"

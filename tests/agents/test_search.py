@@ -100,7 +100,7 @@ def test_a_failing_environment_costs_its_children_alone(
 ) -> None:
     failing = task_of("Failing")
     trees = [pair for pair in trees_of(failing, iterations=2) if pair[1].start.task_id != "hang"]
-    TreeSearch(parity.engine, failing._pool, trees, Sampling(max_completion_tokens=3), tmp_path).run()
+    TreeSearch(parity.engine, failing._pool, dict(enumerate(trees)), Sampling(max_completion_tokens=3), tmp_path).run()
     of_task = {tree.start.task_id: tree for _, tree in trees}
     for how in ("raise", "nan", "high", "no text", "die", "says"):
         tree = of_task[how]

@@ -30,7 +30,12 @@ def main() -> None:
         time.sleep(60)
     gain = 0.3 if behaviour == 0.2 else 0.5
     lines = [
-        {"step": step, "batch/rollouts": 10.0, "eval/accuracy": 0.2 + 0.01 * seed + gain * step / steps}
+        {
+            "step": step,
+            "batch/rollouts": 10.0,
+            "batch/environment_steps": 70.0,
+            "eval/accuracy": 0.2 + 0.01 * seed + gain * step / steps,
+        }
         for step in range(steps + (behaviour != 0.8))
     ]
     if behaviour == 0.7:

@@ -151,13 +151,14 @@ def test_another_budget_is_told(comparison: Path) -> None:
     assert "BUDGET: short, seed 1 spent 3 steps of 4" in printed
 
 
-def test_a_budget_of_rollouts_is_summed(comparison: Path) -> None:
-    text = comparison.read_text().replace("{kind: steps, value: 4}", "{kind: rollouts, value: 200}")
+@pytest.mark.parametrize(("kind", "each"), [("rollouts", 10), ("environment_steps", 70)])
+def test_a_budget_of_what_steps_spend_is_summed(comparison: Path, kind: str, each: int) -> None:
+    text = comparison.read_text().replace("{kind: steps, value: 4}", f"{{kind: {kind}, value: {20 * each}}}")
     comparison.write_text(text)
-    result, _ = compare(comparison, seeds=[1])  # 20 steps of the job, and the line of step 0: 21 times 10 rollouts
-    assert {row.budget for row in result.rows} == {210}
+    result, _ = compare(comparison, seeds=[1])  # 20 steps of the job, and the line of step 0: 21 times
+    assert {row.budget for row in result.rows} == {21 * each}
     assert all(row.within_budget for row in result.rows), "5 percent more counts as equal"
-    assert result.rows[0].curve[1] == (20, pytest.approx(0.21 + 0.5 / 20))
+    assert result.rows[0].curve[1] == (2 * each, pytest.approx(0.21 + 0.5 / 20))
 
 
 def test_an_expectation_that_fails(comparison: Path) -> None:

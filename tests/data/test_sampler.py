@@ -105,4 +105,4 @@ def test_the_range_of_pass_rates_is_closed() -> None:
 @pytest.mark.parametrize("rate", [None, "0.5", 1.5, -0.1, True, float("nan")])
 def test_a_pass_rate_that_is_none(rate: object) -> None:
     with pytest.raises(DataError, match="not a number from 0 to 1"):
-        repeat_by_pass_rate([with_rate(rate)])
+        repeat_by_pass_rate([with_rate(rate)], [])

@@ -32,6 +32,10 @@ def test_turns_are_what_was_seen_and_done() -> None:
 def test_a_loop_is_three_times_the_same_on_the_same(turns: str, loops: bool) -> None:
     assert has_loop([((1,), (ord(turn),)) for turn in turns]) is loops
     assert not has_loop([((number,), (ord(turn),)) for number, turn in enumerate(turns)])
+    # between any two of them another observation was answered, each time otherwise
+    assert (
+        has_loop([t for number, turn in enumerate(turns) for t in (((1,), (ord(turn),)), ((2,), (number,)))]) is loops
+    )
 
 
 def test_success_recovery_and_their_intervals() -> None:

@@ -1,6 +1,7 @@
 """Agent-R end to end on a small vault: what is trained, what is kept, and what is said where nothing is found."""
 
 import base64
+import copy
 import json
 import logging
 import os
@@ -127,7 +128,7 @@ def test_an_iteration_trains_on_revisions_and_good_ways(make: Callable[..., Agen
     assert 0 < metrics["agent_r/transition_q1"] <= metrics["agent_r/transition_q3"] <= 1
     assert 1 <= metrics["agent_r/children"] <= 3
     searched = sum(3 * sum(bool(node.children) for node in tree.nodes) for _, tree in trainer.trees.values())
-    assert metrics["agent_r/environment_steps"] > searched
+    assert metrics["batch/environment_steps"] > searched
     assert metrics["policy/loss"] > 0
     assert not torch.equal(before, trainer.causal_lm.state_dict()["model.embed_tokens.weight"])
     assert {sample.objective for sample in samples} == {"revision", GOOD}
@@ -251,10 +252,28 @@ def test_no_pair_is_explained(make: Callable[..., AgentRTrainer], caplog: pytest
         make("other", reflection={"beta": 1.0}, train_on="revisions_only").train_step()
 
 
-def test_a_search_too_small_for_a_pair_says_so(make: Callable[..., AgentRTrainer]) -> None:
+def test_a_search_of_one_end_a_task_is_explained(make: Callable[..., AgentRTrainer]) -> None:
     search = {"iterations": 1, "children": 1, "max_depth": 7, "in_flight": 1}
-    with pytest.raises(TrainingDiverged, match=r"no pair of a good and a bad way.* more trainer\.search\.iterations"):
+    with pytest.raises(
+        TrainingDiverged, match=r"and 6 have one end alone\. Where one end is all: more trainer\.search"
+    ):
         make(search=search, train_on="revisions_only").train_step()
+
+
+def test_from_the_base_an_iteration_is_the_first_of_a_new_run(make: Callable[..., AgentRTrainer]) -> None:
+    def weights(trainer: AgentRTrainer) -> dict[str, torch.Tensor]:
+        return copy.deepcopy(trainer.causal_lm.state_dict())
+
+    restarted, fresh = make("base", restart_from="base"), make("fresh")
+    restarted.train_step()
+    first = weights(restarted)
+    _, _, samples = restarted.train_step()
+    fresh.update_policy(samples)
+    second = weights(restarted)
+    assert all(torch.equal(value, second[name]) for name, value in weights(fresh).items())
+    assert not torch.equal(first["model.embed_tokens.weight"], second["model.embed_tokens.weight"])
+    restarted.before_update([])  # nothing to train on: the policy stays
+    assert all(torch.equal(value, second[name]) for name, value in weights(restarted).items())
 
 
 def test_two_ranks_find_what_one_finds(
@@ -301,5 +320,6 @@ def test_the_recipes_are_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(WORDS.parents[2])
     job = load_job(WORDS.with_name("quickstart.yaml"))
     assert job.method == "agent_r" and job.trainer.reflection.judge == "oracle"
-    runs = plan_runs(load_comparison(WORDS.with_name("learning.yaml")))
-    assert [run.arm for run in runs[:4]] == ["warm_start", "agent-r", "rejection-sampling", "behaviour-cloning"]
+    planned = [plan_runs(load_comparison(WORDS.with_name(name))) for name in ("learning.yaml", "ablation.yaml")]
+    assert [run.arm for run in planned[0][:3]] == ["warm_start", "agent-r", "rejection-sampling"]
+    assert [run.arm for run in planned[1][:2]] == ["warm_start", "good-ways-only"]
