@@ -55,8 +55,12 @@ class ExampleSampler:
             )
         if state["seed"] != self.seed:
             raise DataError(f"the checkpoint was sampled with seed {state['seed']}, this run has {self.seed}")
-        self.epoch, self.position = state["epoch"], state["position"]
-        self._order = self._order_of(self.epoch)
+        self.go_to(state["epoch"], state["position"])
+
+    def go_to(self, epoch: int, position: int) -> None:
+        """Go on from the ``position``-th example of ``epoch``."""
+        self.epoch, self.position = epoch, position
+        self._order = self._order_of(epoch)
 
     def _order_of(self, epoch: int) -> list[int]:
         order = list(range(len(self.examples)))
