@@ -1,7 +1,6 @@
 """A vLLM server that ends with the process that started it.
 
 ``python -m posttrain.rollout.vllm_replica MODEL SETTINGS_JSON SEED PORT`` runs ``vllm.entrypoints.openai.api_server``.
-Standard input is a pipe from the trainer: when the trainer ends, however it ends, the server and its children do.
 """
 
 import os
@@ -12,7 +11,6 @@ import threading
 from collections.abc import Mapping
 from typing import Any
 
-from posttrain.errors import EngineError
 from posttrain.rollout.config import VLLMServerEngineConfig
 from posttrain.rollout.vllm_engine import vllm_arguments
 
@@ -32,7 +30,7 @@ def server_flags(arguments: Mapping[str, Any]) -> list[str]:
 
 
 def end_with_the_trainer() -> None:
-    """Kill this process group once standard input is closed at its other end."""
+    """Kill this process group once standard input, a pipe from the trainer, is closed: however the trainer ended."""
     sys.stdin.read()
     os.killpg(0, signal.SIGKILL)
 
@@ -41,11 +39,7 @@ def main(model_path: str, settings: str, seed: str, port: str) -> None:
     """Serve on the loopback interface alone: the routes that change weights ask for no key."""
     threading.Thread(target=end_with_the_trainer, daemon=True).start()
     config = VLLMServerEngineConfig.model_validate_json(settings)
-    try:
-        arguments = vllm_arguments(model_path, config, int(seed))
-    except EngineError as error:
-        sys.exit(str(error))
-    arguments |= {
+    arguments = vllm_arguments(model_path, config, int(seed)) | {
         "served_model_name": "policy",
         "host": "127.0.0.1",
         "port": port,

@@ -6,6 +6,7 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,13 +14,13 @@ from transformers import AutoTokenizer
 
 from posttrain.errors import EngineDied, EngineError, WeightSyncError
 from posttrain.rollout.config import VLLMServerEngineConfig
-from posttrain.rollout.dispatch import Choice, Dispatcher, generate_body
+from posttrain.rollout.dispatch import Dispatcher
 from posttrain.rollout.fingerprint import RELATIVE_TOLERANCE
 from posttrain.rollout.pending import PendingRollout, in_request_order, pending_rollouts
-from posttrain.rollout.replica import Replica, ReplicaLost, ServerProcess
+from posttrain.rollout.replica import Replica, ReplicaLost, ServerProcess, is_healthy
 from posttrain.rollout.transfer import checked
 from posttrain.rollout.vllm_weights import parameter_shapes
-from posttrain.rollout.weight_transfer import FileTransfer, NCCLTransfer, WeightTransfer, at_once
+from posttrain.rollout.weight_transfer import FileTransfer, NCCLTransfer, at_once
 from posttrain.types import Rollout, RolloutRequest
 
 
@@ -34,23 +35,19 @@ class VLLMServerEngine:
     """
 
     def __init__(self, model_path: str | Path, config: VLLMServerEngineConfig, seed: int) -> None:
+        self.config = config
         self.dtype = getattr(torch, config.dtype)
         self.continuous = True
-        self.config = config
+        self.policy_version = 0
         try:
             self.tokenizer = AutoTokenizer.from_pretrained(str(model_path))
             self.shapes = parameter_shapes(str(model_path))
         except (OSError, ValueError) as error:
             raise EngineError(f"the rollout engine cannot load a model from {str(model_path)!r}: {error}") from error
         self._folder = Path(tempfile.mkdtemp(prefix="posttrain_server_"))
-        self._transfer: WeightTransfer = (
-            NCCLTransfer(self.shapes, self.dtype)
-            if config.weight_transfer == "nccl"
-            else FileTransfer(config.weights_folder or self._folder)
-        )
-        self.policy_version = 0
+        folder = config.weights_folder or self._folder
+        self._transfer = NCCLTransfer() if config.weight_transfer == "nccl" else FileTransfer(folder)
         self._fingerprint: Mapping[str, float] = {}
-        self._complete: list[PendingRollout] = []
         self.replicas: list[Replica] = []
         try:
             self.replicas = _replicas(str(model_path), config, seed % 2**31, self._folder)
@@ -73,9 +70,7 @@ class VLLMServerEngine:
         Raises:
             EngineError: a prompt is empty or does not fit the model's context.
         """
-        pending = pending_rollouts(requests, self.context_length)
-        self._complete += [row for row in pending if row.max_new_tokens == 0]
-        self._dispatcher.submit([row for row in pending if row.max_new_tokens > 0])
+        self._dispatcher.submit(pending_rollouts(requests, self.context_length))
 
     def finished(self) -> Iterator[Rollout]:
         """Rollouts as they finish. If the consumer leaves early, what is outstanding is aborted.
@@ -85,16 +80,10 @@ class VLLMServerEngine:
             EngineError: vLLM refuses the sampling settings.
         """
         try:
-            while self._complete:
-                yield self._rollout(self._complete.pop(), {})
-            for pending, choice in self._dispatcher.answers():
+            for pending, choice in self._dispatcher.drawn():
                 yield self._rollout(pending, choice)
-                while self._complete:
-                    yield self._rollout(self._complete.pop(), {})
         finally:
-            self._complete = []
-            if self._dispatcher.outstanding:
-                self._dispatcher.abort()
+            self._dispatcher.abort()
 
     def generate(self, requests: Sequence[RolloutRequest]) -> list[Rollout]:
         """All rollouts of ``requests``, ordered by request and index; nothing else may be outstanding."""
@@ -105,11 +94,13 @@ class VLLMServerEngine:
     def next_token_logprobs(self, requests: Sequence[RolloutRequest], top: int) -> list[dict[int, float]]:
         """The ``top`` likeliest next tokens after each prompt, and the one that was drawn (see ``RolloutEngine``)."""
         self._check_idle("next_token_logprobs")
+        # one more: the drawn token comes first, and takes a place among them
+        sampling_params = {"max_tokens": 1, "logprobs": top + 1, "detokenize": False}
+        replica, *_ = self._alive()
 
         def ask(pending: PendingRollout) -> dict[int, float]:
-            # one more: the drawn token comes first, and takes a place among them
-            body = generate_body(pending.input_ids, {"max_tokens": 1, "logprobs": top + 1})
-            choice = self._alive()[0].post("/inference/v1/generate", **body)["choices"][0]
+            body = {"token_ids": pending.input_ids, "sampling_params": sampling_params}
+            (choice,) = replica.request("POST", "/inference/v1/generate", **body)["choices"]
             return {each["token_id"]: each["logprob"] for each in choice["logprobs"]["content"][0]["top_logprobs"]}
 
         return at_once(pending_rollouts(requests, self.context_length), ask)
@@ -121,10 +112,11 @@ class VLLMServerEngine:
         Raises:
             WeightSyncError: a tensor is unknown, has another shape, or is missing.
             EngineError: rollouts are outstanding; their behaviour policy would change while they are drawn.
-            EngineDied: a replica was lost twice, or none is left.
+            EngineDied: a replica cannot be started again or does not take its weights, or none is left.
         """
         self._check_idle("update_weights")
         self._dispatcher.settle()
+        self._fingerprint = {}
         at_once(self.replicas, self._find)
         alive = self._alive()
         try:
@@ -138,16 +130,12 @@ class VLLMServerEngine:
         """The number of every tensor in use, alike in all replicas.
 
         Raises:
-            WeightSyncError: replicas hold different weights, or their rollouts are stamped with another version.
+            WeightSyncError: replicas hold different weights.
         """
         alive = self._alive()
-        for replica, version in zip(alive, at_once(alive, Replica.version), strict=True):
-            if version != str(self.policy_version):
-                raise WeightSyncError(f"{replica.url} reports version {version} after a sync to {self.policy_version}")
-        first, *others = at_once(alive, Replica.fingerprint)
+        self._fingerprint, *others = at_once(alive, Replica.fingerprint)
         for replica, numbers in zip(alive[1:], others, strict=True):
-            _check_alike(replica, numbers, first)
-        self._fingerprint = first
+            _check_alike(replica, numbers, self._fingerprint)
         return self._fingerprint
 
     def sleep(self) -> None:
@@ -162,8 +150,7 @@ class VLLMServerEngine:
         at_once(self.replicas, Replica.close)
         shutil.rmtree(self._folder)
 
-    def _rollout(self, pending: PendingRollout, choice: Choice) -> Rollout:
-        """``choice`` is empty for a forced prefix that fills its budget."""
+    def _rollout(self, pending: PendingRollout, choice: Mapping[str, Any]) -> Rollout:
         ids = choice.get("token_ids") or []
         text = self.tokenizer.decode(pending.request.prefix_ids + ids, skip_special_tokens=True)
         logprobs = [each["logprob"] for each in choice["logprobs"]["content"]] if ids else []
@@ -177,7 +164,7 @@ class VLLMServerEngine:
         return alive
 
     def _start(self, replica: Replica) -> None:
-        """Start or find a replica; after the first weight update, give it the current weights.
+        """Start or find a replica, and give it the current weights if there are any but the model's own.
 
         Raises:
             EngineError: it does not start or answer, is not one to train with, or has other weights afterwards.
@@ -189,23 +176,21 @@ class VLLMServerEngine:
         if self._fingerprint:
             self._transfer.resend(replica)
             _check_alike(replica, replica.fingerprint(), self._fingerprint)
+        replica.lost.clear()
 
     def _find(self, replica: Replica) -> None:
         """Before a weight update: bring a replica back that was lost, or has been lost since the last rollout."""
-        if not replica.lost.is_set() and replica.answers(self.config.stall_s):
-            return
-        try:
-            if replica.process is not None:
-                replica.process.start()
-            replica.check(self.config.dtype)
-            replica.lost.clear()
-        except EngineError as error:
+        replica.restarts_left = 1
+        if replica.lost.is_set() or not is_healthy(replica.url, self.config.stall_s):
             replica.lost.set()
-            if replica.process is not None:
-                raise EngineDied(f"a rollout replica was lost and cannot be restarted: {error}") from error
+            try:
+                self._start(replica)
+            except EngineError as error:
+                if replica.process is not None:
+                    raise EngineDied(f"a rollout replica was lost and cannot be started again: {error}") from error
 
     def _check_idle(self, what: str) -> None:
-        if self._dispatcher.outstanding or self._complete:
+        if self._dispatcher.outstanding:
             raise EngineError(f"{what} was called while rollouts are outstanding; consume finished() first")
 
 
@@ -219,14 +204,12 @@ def _check_alike(replica: Replica, numbers: Mapping[str, float], expected: Mappi
 def _replicas(model_path: str, config: VLLMServerEngineConfig, seed: int, folder: Path) -> list[Replica]:
     """Those of this rank: its share of the addresses, or processes that are still to be started."""
     rank, ranks = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    given, needed = (len(config.urls), ranks) if config.urls else (len(config.devices), ranks * config.replicas)
+    if given < needed and (config.urls or config.devices):
+        key = "urls" if config.urls else "devices"
+        raise EngineError(f"engine.{key} has {given} entries, {needed} are needed: each of {ranks} ranks has its own")
     if config.urls:
-        if len(config.urls) < ranks:
-            raise EngineError(f"engine.urls has {len(config.urls)} replicas for {ranks} ranks: each rank needs its own")
         return [Replica(url, None, config.sync_deadline_s) for url in config.urls[rank::ranks]]
     numbers = range(rank * config.replicas, (rank + 1) * config.replicas)
-    if config.devices and len(config.devices) < ranks * config.replicas:
-        raise EngineError(
-            f"engine.devices names {len(config.devices)} devices for {ranks} x {config.replicas} replicas"
-        )
     processes = [ServerProcess(model_path, config, seed, n, folder / f"replica_{n}.log") for n in numbers]
     return [Replica(process.url, process, config.sync_deadline_s) for process in processes]
