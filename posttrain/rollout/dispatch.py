@@ -23,9 +23,9 @@ Drawn = tuple[PendingRollout, dict[str, Any]]
 class Dispatcher:
     """Sends the rollouts of one group, which share a prompt, to one replica: that with the fewest.
 
-    A replica is lost when it refuses connections or breaks them, when it is silent for ``stall_s``, or when a rollout takes longer than
-    ``rollout_deadline_s``. ``revive`` is called on another thread with a lost replica that has a restart left, and
-    raises ``EngineError`` if it stays lost.
+    A replica is lost when it refuses connections or breaks them, when it is silent for ``stall_s``, or when a rollout
+    takes longer than ``rollout_deadline_s``. ``revive`` is called on another thread with a lost replica that has a
+    restart left, and raises ``EngineError`` if it stays lost.
     """
 
     def __init__(

@@ -146,8 +146,11 @@ class Replica:
         Raises:
             EngineError: the replica did not do so.
         """
-        if not self.request("POST", "/reset_prefix_cache")["success"]:
-            raise EngineError(f"{self.url} did not reset its prefix cache; its rollouts would mix two policies")
+        deadline = time.monotonic() + 10  # a rollout that was aborted just now may hold a part of the cache
+        while not self.request("POST", "/reset_prefix_cache")["success"]:
+            if time.monotonic() > deadline:
+                raise EngineError(f"{self.url} did not reset its prefix cache; its rollouts would mix two policies")
+            time.sleep(0.1)
         self.request("POST", "/update_weight_version", new_version=str(version))
         reported = self.request("GET", "/weight_info")["weight_version"]
         if reported != str(version):

@@ -1,6 +1,5 @@
 """vLLM in servers: token ids in and out over HTTP, while this process does something else."""
 
-import math
 import os
 import shutil
 import tempfile
@@ -15,7 +14,7 @@ from transformers import AutoTokenizer
 from posttrain.errors import EngineDied, EngineError, WeightSyncError
 from posttrain.rollout.config import VLLMServerEngineConfig
 from posttrain.rollout.dispatch import Dispatcher
-from posttrain.rollout.fingerprint import RELATIVE_TOLERANCE
+from posttrain.rollout.fingerprint import fingerprint_mismatches
 from posttrain.rollout.pending import PendingRollout, in_request_order, pending_rollouts
 from posttrain.rollout.replica import Replica, ReplicaLost, ServerProcess, is_healthy
 from posttrain.rollout.transfer import checked
@@ -181,13 +180,15 @@ class VLLMServerEngine:
     def _find(self, replica: Replica) -> None:
         """Before a weight update: bring a replica back that was lost, or has been lost since the last rollout."""
         replica.restarts_left = 1
-        if replica.lost.is_set() or not is_healthy(replica.url, self.config.stall_s):
-            replica.lost.set()
+        healthy = is_healthy(replica.url, self.config.stall_s)
+        if healthy and not replica.lost.is_set():
+            return
+        replica.lost.set()
+        if healthy or replica.process is not None:
             try:
                 self._start(replica)
             except EngineError as error:
-                if replica.process is not None:
-                    raise EngineDied(f"a rollout replica was lost and cannot be started again: {error}") from error
+                raise EngineDied(f"a rollout replica was lost and cannot be brought back: {error}") from error
 
     def _check_idle(self, what: str) -> None:
         if self._dispatcher.outstanding:
@@ -195,10 +196,8 @@ class VLLMServerEngine:
 
 
 def _check_alike(replica: Replica, numbers: Mapping[str, float], expected: Mapping[str, float]) -> None:
-    for name, value in expected.items():
-        other = numbers.get(name, math.inf)
-        if not math.isclose(other, value, rel_tol=RELATIVE_TOLERANCE) and not (math.isnan(other) and math.isnan(value)):
-            raise WeightSyncError(f"{name}: {replica.url} has {other:.9g}, the other replicas {value:.9g}")
+    if problems := fingerprint_mismatches(expected, numbers):
+        raise WeightSyncError(f"{replica.url} has other weights than were sent to all replicas: {problems[0]}")
 
 
 def _replicas(model_path: str, config: VLLMServerEngineConfig, seed: int, folder: Path) -> list[Replica]:

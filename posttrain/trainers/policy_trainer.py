@@ -142,7 +142,8 @@ class PolicyTrainer:
             self.step += 1
             self.trained_tokens += int(metrics.get("batch/trained_tokens", 0))
         with self.timed("sync"):
-            self.engine.wake()
+            if self.staleness == 0:
+                self.engine.wake()
             self.sync()
         metrics["time/sync"] = self.timings["sync"]
         return metrics, batch.groups, samples

@@ -140,7 +140,7 @@ class TestFaults:
     def test_without_a_replica_the_engine_is_dead(
         self, proxy: FreezingProxy, policy_folder: Path, policy: Any, make_request: Make
     ) -> None:
-        engine = VLLMServerEngineConfig(urls=[proxy.url], stall_s=600, rollout_deadline_s=2).build(policy_folder)
+        engine = VLLMServerEngineConfig(urls=[proxy.url], stall_s=5, rollout_deadline_s=2).build(policy_folder)
         proxy.freeze()
         with pytest.raises(EngineDied, match=f"no rollout replica is left of {proxy.url}"):
             engine.generate(greedy(make_request))
