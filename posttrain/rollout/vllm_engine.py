@@ -31,6 +31,9 @@ class VLLMEngine:
         EngineError: vLLM cannot be started with this model and these settings.
     """
 
+    llm: Any
+    engine: Any
+
     def __init__(self, model_path: str | Path, config: VLLMEngineConfig, seed: int) -> None:
         self.dtype = getattr(torch, config.dtype)
         self.policy_version = 0
@@ -133,12 +136,13 @@ class VLLMEngine:
         self._restarts_left -= 1
         try:
             self.engine.engine_core.shutdown()
-            del self.llm, self.engine
+            self.llm = self.engine = None
             gc.collect()
             self._start()
             if self._weights:
                 replace_weights(self._model(), self.engine.vllm_config, self._weights)
         except Exception as second:
+            self._outstanding = {}
             raise EngineDied(f"vLLM failed ({error}), and could not be started again: {second}") from second
         for number, pending in self._outstanding.items():
             self.engine.add_request(number, {"prompt_token_ids": pending.input_ids}, _sampling_params(pending))
@@ -161,7 +165,8 @@ class VLLMEngine:
     def close(self) -> None:
         """End vLLM and free its memory."""
         self._abort()
-        self.engine.engine_core.shutdown()
+        if self.engine is not None:
+            self.engine.engine_core.shutdown()
 
     def _step(self) -> list[Rollout]:
         """One step of vLLM's scheduler; the rollouts that ended with it."""

@@ -131,4 +131,9 @@ def test_a_vllm_that_fails_is_started_again_once(
     engine.engine.step = fail
     with pytest.raises(EngineDied, match="not started again before a weight update: out of memory"):
         engine.generate(requests)
+    sync_weights(policy, engine, version=4)
+    engine.engine.step = fail
+    engine.model_path = "nowhere"
+    with pytest.raises(EngineDied, match=r"vLLM failed \(out of memory\), and could not be started again: .*'nowhere'"):
+        engine.generate(requests)
     engine.close()
