@@ -3,6 +3,7 @@
 import hashlib
 import random
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 from posttrain.errors import DataError
@@ -40,7 +41,7 @@ class ExampleSampler:
 
     def state_dict(self) -> dict[str, Any]:
         """Where the sampler is, and a fingerprint of what it samples from."""
-        return {"epoch": self.epoch, "position": self.position, "seed": self.seed, "examples": self._fingerprint()}
+        return {"epoch": self.epoch, "position": self.position, "seed": self.seed, "examples": self._fingerprint}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from ``state``.
@@ -48,25 +49,22 @@ class ExampleSampler:
         Raises:
             DataError: the state belongs to other examples or another seed.
         """
-        if state["examples"] != self._fingerprint():
+        if state["examples"] != self._fingerprint:
             raise DataError(
                 "the training examples are not those of the checkpoint (their ids or order differ); "
                 "resume with the same data, or start a new run"
             )
         if state["seed"] != self.seed:
             raise DataError(f"the checkpoint was sampled with seed {state['seed']}, this run has {self.seed}")
-        self.go_to(state["epoch"], state["position"])
-
-    def go_to(self, epoch: int, position: int) -> None:
-        """Go on from the ``position``-th example of ``epoch``."""
-        self.epoch, self.position = epoch, position
-        self._order = self._order_of(epoch)
+        self.epoch, self.position = state["epoch"], state["position"]
+        self._order = self._order_of(self.epoch)
 
     def _order_of(self, epoch: int) -> list[int]:
         order = list(range(len(self.examples)))
         random.Random(f"{self.seed}/{epoch}").shuffle(order)
         return order
 
+    @cached_property
     def _fingerprint(self) -> str:
         digest = hashlib.blake2b(digest_size=16)
         for example in self.examples:

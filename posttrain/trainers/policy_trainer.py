@@ -150,12 +150,12 @@ class PolicyTrainer:
 
     def collect_batch(self, step: int) -> Batch:
         """Sample and score what ``step`` trains on. If that fails, its examples are drawn again next time."""
-        epoch, position = self.sampler.epoch, self.sampler.position
+        position = self.sampler.state_dict()
         self.planned, self.collecting, self.collection_timings = 0, step, {}
         try:
             groups = self.collect(self.sampler.next(self.config.prompts_per_step))
         except BaseException:
-            self.sampler.go_to(epoch, position)
+            self.sampler.load_state_dict(position)
             raise
         return Batch(groups, self.collection_timings)
 
