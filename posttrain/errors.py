@@ -17,6 +17,10 @@ class EngineError(UserError):
     """The rollout engine cannot start, or its weights are not the trainer's."""
 
 
+class EngineDied(EngineError):
+    """The rollout engine ended and could not be brought back. A run of one process is saved before it stops."""
+
+
 class WeightSyncError(EngineError):
     """A weight update did not arrive: the message names the tensor or the version that differs."""
 

@@ -3,6 +3,7 @@
 import hashlib
 import random
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 from posttrain.errors import DataError
@@ -40,7 +41,7 @@ class ExampleSampler:
 
     def state_dict(self) -> dict[str, Any]:
         """Where the sampler is, and a fingerprint of what it samples from."""
-        return {"epoch": self.epoch, "position": self.position, "seed": self.seed, "examples": self._fingerprint()}
+        return {"epoch": self.epoch, "position": self.position, "seed": self.seed, "examples": self._fingerprint}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from ``state``.
@@ -48,7 +49,7 @@ class ExampleSampler:
         Raises:
             DataError: the state belongs to other examples or another seed.
         """
-        if state["examples"] != self._fingerprint():
+        if state["examples"] != self._fingerprint:
             raise DataError(
                 "the training examples are not those of the checkpoint (their ids or order differ); "
                 "resume with the same data, or start a new run"
@@ -63,6 +64,7 @@ class ExampleSampler:
         random.Random(f"{self.seed}/{epoch}").shuffle(order)
         return order
 
+    @cached_property
     def _fingerprint(self) -> str:
         digest = hashlib.blake2b(digest_size=16)
         for example in self.examples:

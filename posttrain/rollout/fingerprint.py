@@ -37,13 +37,13 @@ def fingerprint_mismatches(expected: Mapping[str, float], actual: Mapping[str, f
     """What differs, a sentence per tensor; empty when the engine holds what was sent.
 
     Args:
-        expected: number of every tensor sent, by the trainer's name.
+        expected: number of every tensor sent, by the trainer's name; or what another engine reports.
         actual: what the engine reports. A tensor that it has fused is keyed by the parts' names joined with "+".
     """
     problems = []
     reported: set[str] = set()
     for key, value in actual.items():
-        names = key.split("+")
+        names = [key] if key in expected else key.split("+")
         reported.update(names)
         unknown = [name for name in names if name not in expected]
         if unknown:

@@ -1,5 +1,7 @@
 """vLLM in this process: the engine shares the trainer's memory, so weights go over without a copy through a disk."""
 
+import gc
+import logging
 import os
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -12,12 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from posttrain.errors import EngineError
-from posttrain.rollout.config import VLLMEngineConfig
+from posttrain.errors import EngineDied, EngineError
+from posttrain.rollout.config import VLLMEngineConfig, VLLMSettings
 from posttrain.rollout.pending import PendingRollout, in_request_order, pending_rollouts
 from posttrain.rollout.transfer import checked
 from posttrain.rollout.vllm_weights import parameter_shapes, replace_weights, weights_fingerprint
 from posttrain.types import Rollout, RolloutRequest
+
+logger = logging.getLogger(__name__)
 
 
 class VLLMEngine:
@@ -27,22 +31,30 @@ class VLLMEngine:
         EngineError: vLLM cannot be started with this model and these settings.
     """
 
+    llm: Any
+    engine: Any
+
     def __init__(self, model_path: str | Path, config: VLLMEngineConfig, seed: int) -> None:
         self.dtype = getattr(torch, config.dtype)
         self.policy_version = 0
         self.continuous = True
-        self.sleep_mode = config.sleep_mode
-        try:
-            with process_state_kept():
-                self.llm = _start_vllm(str(model_path), config, seed % 2**31)
-            self.shapes = parameter_shapes(str(model_path))
-        except (OSError, ValueError, RuntimeError) as error:
-            raise EngineError(f"vLLM could not be started on {str(model_path)!r}: {error}") from error
-        self.engine = self.llm.llm_engine
+        self.model_path, self.config, self.seed = str(model_path), config, seed % 2**31
+        self._start()
+        self.shapes = parameter_shapes(self.model_path)
+        self._weights: list[Sequence[tuple[str, Tensor]]] = []
+        self._restarts_left = int(config.restart)
         self.tokenizer = self.llm.get_tokenizer()
         self._numbers = count()
         self._outstanding: dict[str, PendingRollout] = {}
         self._complete: list[PendingRollout] = []
+
+    def _start(self) -> None:
+        try:
+            with process_state_kept():
+                self.llm = _start_vllm(self.model_path, self.config, self.seed)
+        except (OSError, ValueError, RuntimeError) as error:
+            raise EngineError(f"vLLM could not be started on {self.model_path!r}: {error}") from error
+        self.engine = self.llm.llm_engine
 
     @property
     def context_length(self) -> int:
@@ -64,7 +76,11 @@ class VLLMEngine:
             self._outstanding[number] = pending
 
     def finished(self) -> Iterator[Rollout]:
-        """Rollouts as they finish. If the consumer leaves early, what is outstanding is aborted."""
+        """Rollouts as they finish. If the consumer leaves early, what is outstanding is aborted.
+
+        Raises:
+            EngineDied: vLLM failed a second time since the last weight update, or could not be started again.
+        """
         try:
             while self._outstanding or self._complete:
                 yield from self._step()
@@ -99,9 +115,37 @@ class VLLMEngine:
             EngineError: rollouts are outstanding; their behaviour policy would change while they are drawn.
         """
         self._check_idle("update_weights")
-        replace_weights(self._model(), self.engine.vllm_config, checked(buckets, self.shapes))
+        self._weights = []
+        replace_weights(self._model(), self.engine.vllm_config, self._kept(checked(buckets, self.shapes)))
         self._forget_prefixes()
         self.policy_version = version
+        self._restarts_left = int(self.config.restart)
+
+    def _kept(self, buckets: Iterable[Sequence[tuple[str, Tensor]]]) -> Iterator[Sequence[tuple[str, Tensor]]]:
+        """Pass ``buckets`` on; with ``restart``, copies of them stay in host memory."""
+        for bucket in buckets:
+            if self.config.restart:
+                self._weights.append([(name, tensor.to("cpu", copy=True)) for name, tensor in bucket])
+            yield bucket
+
+    def _restart(self, error: Exception) -> None:
+        """Start vLLM again with the current weights and all that is outstanding."""
+        if self._restarts_left == 0:
+            raise EngineDied(f"vLLM failed, and is not started again before a weight update: {error}") from error
+        logger.warning("vLLM failed and is started again: %s", error)
+        self._restarts_left -= 1
+        try:
+            self.engine.engine_core.shutdown()
+            self.llm = self.engine = None
+            gc.collect()
+            self._start()
+            if self._weights:
+                replace_weights(self._model(), self.engine.vllm_config, self._weights)
+        except Exception as second:
+            self._outstanding = {}
+            raise EngineDied(f"vLLM failed ({error}), and could not be started again: {second}") from second
+        for number, pending in self._outstanding.items():
+            self.engine.add_request(number, {"prompt_token_ids": pending.input_ids}, _sampling_params(pending))
 
     def fingerprint(self) -> Mapping[str, float]:
         """The number of every tensor in use; on a CPU packed weights are probed through their kernel."""
@@ -110,25 +154,30 @@ class VLLMEngine:
     def sleep(self) -> None:
         """With ``sleep_mode``, move the weights to host memory and free the cache; otherwise nothing."""
         self._check_idle("sleep")
-        if self.sleep_mode:
+        if self.config.sleep_mode:
             self.llm.sleep(level=1)
 
     def wake(self) -> None:
         """Take the memory back that ``sleep`` freed."""
-        if self.sleep_mode:
+        if self.config.sleep_mode:
             self.llm.wake_up()
 
     def close(self) -> None:
         """End vLLM and free its memory."""
         self._abort()
-        self.engine.engine_core.shutdown()
+        if self.engine is not None:
+            self.engine.engine_core.shutdown()
 
     def _step(self) -> list[Rollout]:
         """One step of vLLM's scheduler; the rollouts that ended with it."""
         ended: list[tuple[PendingRollout, Any]] = [(pending, None) for pending in self._complete]
         self._complete = []
         if self._outstanding:
-            outputs = [output for output in self.engine.step() if output.finished]
+            try:
+                outputs = [output for output in self.engine.step() if output.finished]
+            except Exception as error:  # whatever it was, this vLLM is of no more use
+                self._restart(error)
+                outputs = []
             ended += [(self._outstanding.pop(output.request_id), output.outputs[0]) for output in outputs]
         if not ended:
             return []
@@ -172,33 +221,45 @@ def set_environment() -> None:
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 
 
-def _start_vllm(model_path: str, config: VLLMEngineConfig, seed: int) -> Any:
+def vllm_arguments(model_path: str, config: VLLMSettings, seed: int) -> dict[str, Any]:
+    """The arguments of vLLM's ``LLM``, and of its server, for the device that there is.
+
+    Raises:
+        EngineError: the device cannot do what the settings ask for.
+    """
     set_environment()
-    from vllm import LLM
     from vllm.platforms import current_platform
 
     on_cpu = current_platform.is_cpu()
     if on_cpu and config.dtype != "float32":
         raise EngineError(f"engine.dtype is {config.dtype}: on a CPU vLLM runs float32")
-    if on_cpu and config.sleep_mode:
-        raise EngineError("engine.sleep_mode is for GPUs: on a CPU vLLM accepts it and frees nothing")
     device_settings = (
         # A prompt cut into chunks makes vLLM wind back the request's generator, which one on a CPU cannot.
         {"kv_cache_memory_bytes": config.kv_cache_gib << 30, "enable_chunked_prefill": False}
         if on_cpu
-        else {"gpu_memory_utilization": config.gpu_memory_utilization, "enable_sleep_mode": config.sleep_mode}
+        else {"gpu_memory_utilization": config.gpu_memory_utilization}
     )
-    return LLM(
-        model=model_path,
-        dtype=config.dtype,
-        max_model_len=config.max_model_len,
-        max_num_seqs=config.max_num_seqs,
-        enforce_eager=on_cpu if config.enforce_eager is None else config.enforce_eager,
-        logprobs_mode="processed_logprobs",
-        disable_log_stats=True,
-        seed=seed,
+    return {
+        "model": model_path,
+        "dtype": config.dtype,
+        "max_model_len": config.max_model_len,
+        "max_num_seqs": config.max_num_seqs,
+        "enforce_eager": on_cpu if config.enforce_eager is None else config.enforce_eager,
+        "logprobs_mode": "processed_logprobs",
+        "disable_log_stats": True,
+        "seed": seed,
         **device_settings,
-    )
+    }
+
+
+def _start_vllm(model_path: str, config: VLLMEngineConfig, seed: int) -> Any:
+    arguments = vllm_arguments(model_path, config, seed)
+    from vllm import LLM
+    from vllm.platforms import current_platform
+
+    if config.sleep_mode and current_platform.is_cpu():
+        raise EngineError("engine.sleep_mode is for GPUs: on a CPU vLLM accepts it and frees nothing")
+    return LLM(**arguments, enable_sleep_mode=config.sleep_mode)
 
 
 def _sampling_params(pending: PendingRollout) -> Any:

@@ -30,8 +30,14 @@ class GRPOConfig(PolicyTrainerConfig):
     entropy_coef: float = 0.0
     dynamic_sampling: bool = Field(default=False, description="replace groups without spread by new prompts (DAPO)")
     max_resampling_rounds: int = Field(default=4, ge=1)
-    importance_correction: Literal["none", "token_truncate", "token_mask", "sequence_truncate", "sequence_mask"] = (
-        Field(default="none", description="for the difference between the engine's and the trainer's log-probs")
+    max_staleness: int = Field(
+        default=0, ge=0, description="steps that sampling runs ahead: the next batch is drawn while this one is trained"
+    )
+    importance_correction: (
+        Literal["none", "token_truncate", "token_mask", "sequence_truncate", "sequence_mask"] | None
+    ) = Field(
+        default=None,
+        description="for rollouts of another policy than the trainer's; null: token_truncate if max_staleness, or none",
     )
     importance_cap: float = Field(default=3.0, gt=0)
     mask_truncated: bool = Field(default=False, description="truncated completions contribute no gradient")

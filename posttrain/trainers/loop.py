@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from accelerate import Accelerator
 
-from posttrain.errors import Interrupted
+from posttrain.errors import EngineDied, Interrupted
 from posttrain.report.page import write_report
 from posttrain.trainers.run_record import RunRecord
 from posttrain.training.accelerator import any_rank
@@ -75,6 +75,7 @@ def run_training(trainer: "PolicyTrainer", resume: str | None) -> TrainingSummar
 
     Raises:
         Interrupted: SIGTERM arrived; the run was saved and ``--resume auto`` continues it.
+        EngineDied: so did the engine; a run of one process was saved (of several, the other ranks wait in vain).
     """
     session = Session(trainer)
     session.resume(resume)
@@ -82,11 +83,12 @@ def run_training(trainer: "PolicyTrainer", resume: str | None) -> TrainingSummar
         with stop_on_sigterm() as stop:
             with session.display:
                 session.start()
-                while not trainer.finished:
-                    session.run_step()
-                    if session.any_rank(stop.received):
-                        session.save()
-                        raise Interrupted(f"SIGTERM: saved after step {trainer.step}; go on with --resume auto")
+                with session.saved_if_the_engine_dies():
+                    while not trainer.finished:
+                        session.run_step()
+                        if session.any_rank(stop.received):
+                            session.save()
+                            raise Interrupted(f"SIGTERM: saved after step {trainer.step}; go on with --resume auto")
             return session.finish()
     finally:
         session.close()
@@ -143,6 +145,17 @@ class Session:
         self.record.write(step, metrics)
         if config.save_every and step % config.save_every == 0:
             self.save()
+
+    @contextmanager
+    def saved_if_the_engine_dies(self) -> Iterator[None]:
+        """Where the rollout engine dies in the block, write a checkpoint before the run stops."""
+        try:
+            yield
+        except EngineDied as error:
+            if self.accelerator.num_processes > 1:
+                raise
+            self.save()
+            raise EngineDied(f"{error}. Saved after step {self.trainer.step}; go on with --resume auto") from error
 
     def save(self) -> None:
         """Write a checkpoint of everything, unless this step has one."""

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from posttrain.data.chat import PromptEncoder
 from posttrain.data.sampler import ExampleSampler
-from posttrain.errors import TrainingDiverged
+from posttrain.errors import JobError, TrainingDiverged
 from posttrain.evaluation.held_out import evaluate_held_out
 from posttrain.rewards.checked import ErrorBudget
 from posttrain.rewards.reward import Reward
@@ -30,9 +30,11 @@ from posttrain.rollout.config import TransformersEngineConfig
 from posttrain.rollout.engine import RolloutEngine
 from posttrain.rollout.seeds import derive_seed
 from posttrain.rollout.weight_sync import sync_weights
+from posttrain.trainers.batches import Batch, BatchQueue
 from posttrain.trainers.collection import FollowUp, collect_groups
 from posttrain.trainers.credit import MiniBatch, StepCounts
 from posttrain.trainers.loop import TrainingSummary, run_training
+from posttrain.trainers.mismatch import MismatchMonitor
 from posttrain.trainers.policy_config import PolicyTrainerConfig
 from posttrain.trainers.step_metrics import rollout_metrics
 from posttrain.training.accelerator import (
@@ -101,10 +103,18 @@ class PolicyTrainer:
         self.errors = ErrorBudget(config.max_error_fraction)
         self.step = 0
         self.planned = 0
+        self.collecting = 0  # the step whose batch is sampled: beyond ``step`` where sampling runs ahead
         self.empty_steps = 0
         self.trained_tokens = 0
         self.updates: list[Update] = []
         self.timings: dict[str, float] = {}
+        self.collection_timings: dict[str, float] = {}
+        self.batches = BatchQueue(self.collect_batch, self.staleness, config.steps)
+        self.mismatch = MismatchMonitor()
+        if self.staleness and self.accelerator.num_processes > 1:
+            raise JobError(
+                "trainer.max_staleness is for one process: ranks that sample and update at once would mix up"
+            )
 
         set_seed(derive_seed(self.run.seed, "policy") % 2**32)  # Python's and NumPy's too: rewards may draw
         policy = load_causal_lm(model, self.model_config)
@@ -125,22 +135,41 @@ class PolicyTrainer:
 
     def train_step(self) -> tuple[dict[str, float], list[RolloutGroup], list[TrainingSample]]:
         """One step: the metrics, and what was sampled and trained for the log."""
-        self.timings.clear()
-        self.planned = 0
-        examples = self.sampler.next(self.config.prompts_per_step)
-        groups = self.collect(examples)
-        self.errors.record(self.step, groups)
-        samples = self.assign_credit(groups)
-        self.engine.sleep()
-        with self.timed("update"):
-            samples, metrics = self.before_update(samples)
-            metrics |= self.update_policy(samples)
-        self.step += 1
-        self.trained_tokens += int(metrics.get("batch/trained_tokens", 0))
+        self.timings = {}
+        batch = self.batches.take(self.step)
+        with self.batches.running_ahead(self.step):
+            self.errors.record(self.step, batch.groups)
+            samples = self.assign_credit(batch.groups)
+            if self.staleness == 0:
+                self.engine.sleep()
+            with self.timed("update"):
+                samples, metrics = self.before_update(samples)
+                metrics |= self.update_policy(samples)
+            metrics = rollout_metrics(batch.groups, batch.timings | self.timings, self.step) | metrics
+            self.step += 1
+            self.trained_tokens += int(metrics.get("batch/trained_tokens", 0))
         with self.timed("sync"):
-            self.engine.wake()
+            if self.staleness == 0:
+                self.engine.wake()
             self.sync()
-        return rollout_metrics(groups, self.timings) | metrics, groups, samples
+        metrics["time/sync"] = self.timings["sync"]
+        return metrics, batch.groups, samples
+
+    def collect_batch(self, step: int) -> Batch:
+        """Sample and score what ``step`` trains on. If that fails, its examples are drawn again next time."""
+        position = self.sampler.state_dict()
+        self.planned, self.collecting, self.collection_timings = 0, step, {}
+        try:
+            groups = self.collect(self.sampler.next(self.config.prompts_per_step))
+        except BaseException:
+            self.sampler.load_state_dict(position)
+            raise
+        return Batch(groups, self.collection_timings)
+
+    @property
+    def staleness(self) -> int:
+        """How many steps older the sampling policy is than the one that learns from its rollouts."""
+        return 0
 
     @property
     def finished(self) -> bool:
@@ -177,8 +206,9 @@ class PolicyTrainer:
     ) -> list[RolloutGroup]:
         """Let the engine draw and the reward judge (see ``collect_groups``)."""
         groups, times = collect_groups(self.engine, requests, self.reward, on_scored, follow_up)
-        self.timings["generate"] = self.timings.get("generate", 0.0) + times.generate
-        self.timings["score"] = self.timings.get("score", 0.0) + times.score
+        timings = self.collection_timings
+        timings["generate"] = timings.get("generate", 0.0) + times.generate
+        timings["score"] = timings.get("score", 0.0) + times.score
         return groups
 
     def assign_credit(self, groups: Sequence[RolloutGroup]) -> list[TrainingSample]:
@@ -211,11 +241,11 @@ class PolicyTrainer:
     def request(self, example: Example, number: int) -> RolloutRequest:
         """The rollouts of ``example``, the ``number``-th group of this step."""
         return RolloutRequest(
-            id=f"{self.step:06d}/{number:06d}",
+            id=f"{self.collecting:06d}/{number:06d}",
             example=example,
             prompt_ids=self.encoder.prompt_ids(example),
             sampling=self.config.sampling,
-            seed=derive_seed(self.run.seed, self.step, number, example.id),
+            seed=derive_seed(self.run.seed, self.collecting, number, example.id),
             n=self.config.rollouts_per_prompt,
             group=number,
         )
@@ -224,6 +254,7 @@ class PolicyTrainer:
         """``updates_per_step`` times over the mini-batches of ``samples``, an optimizer update each; the loss and its
         metrics are those of the last one."""
         self.counts = StepCounts.of(samples)
+        self.mismatch = MismatchMonitor()
         minibatches = [part for part in map(self.minibatch, self.minibatches(samples)) if part.batches]
         metrics = {
             "batch/samples": float(sum(part.samples for part in minibatches)),
@@ -239,9 +270,11 @@ class PolicyTrainer:
         for _ in range(self.config.updates_per_step):
             for part in minibatches:
                 self.enter(part)
+                self.mismatch.clear()
                 result = self.update.run(part.batches, self.policy_loss, self.learning_rate)
                 self.guard(self.update, result)
                 metrics |= result.metrics
+                metrics |= self.mismatch.metrics(self.accelerator)
                 metrics |= {"policy/loss": result.loss, "policy/gradient_norm": result.gradient_norm}
         return metrics
 
@@ -295,13 +328,11 @@ class PolicyTrainer:
         return self.config.one_update or (full and self.model_config.dtype == "float32")
 
     def policy_loss(self, batch: MicroBatch) -> LossOutput:
-        """Forward the micro-batch and apply the method's loss; entropy and the mismatch to the engine come along."""
+        """Forward the micro-batch and apply the method's loss; the entropy comes along."""
         logprobs, entropy = self.update.model(batch)
         output = self.loss(logprobs, entropy, batch)
-        with torch.no_grad():
-            mismatch = (logprobs - batch.behaviour_logprobs).abs()
-            output.metrics["policy/entropy"] = entropy.sum() / max(1, self.tokens_run)
-            output.metrics["policy/logprob_mismatch"] = mismatch.sum() / max(1, self.tokens_run)
+        output.metrics["policy/entropy"] = entropy.detach().sum() / max(1, self.tokens_run)
+        self.mismatch.observe(logprobs, batch.engine_logprobs)
         return output
 
     def guard(self, update: Update, result: UpdateResult) -> None:
@@ -410,6 +441,7 @@ class PolicyTrainer:
             "step": self.step,
             "empty_steps": self.empty_steps,
             "trained_tokens": self.trained_tokens,
+            "batches": [batch.to_json() for batch in self.batches.ready],
             "skipped_updates": [update.skipped for update in self.updates],
             "sampler": self.sampler.state_dict(),
             "errors": self.errors.state_dict(),
@@ -420,6 +452,7 @@ class PolicyTrainer:
         self.step = state["step"]
         self.empty_steps = state["empty_steps"]
         self.trained_tokens = state["trained_tokens"]
+        self.batches.ready.extend(map(Batch.from_json, state["batches"]))
         for update, skipped in zip(self.updates, state["skipped_updates"], strict=True):
             update.skipped = skipped
         self.sampler.load_state_dict(state["sampler"])

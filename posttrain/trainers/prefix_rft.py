@@ -78,7 +78,7 @@ class PrefixRFTTrainer(GRPOTrainer):
         return replace(request, id=f"{request.id}.prefix{number}", n=1, seed=seed, prefix_ids=prefix)
 
     def _bound(self, bound: RatioSchedule) -> float:
-        progress = self.step / (bound.steps or self.config.steps)
+        progress = self.collecting / (bound.steps or self.config.steps)
         return scheduled(bound.schedule, bound.initial, bound.final, progress)
 
     def advantages(self, groups: Sequence[Sequence[Rollout]]) -> list[Tensor]:

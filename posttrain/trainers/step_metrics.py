@@ -7,13 +7,15 @@ from posttrain.agents.episodes import count_turns
 from posttrain.types import Origin, Rollout, RolloutGroup
 
 
-def rollout_metrics(groups: Sequence[RolloutGroup], timings: Mapping[str, float]) -> dict[str, float]:
-    """Rewards, lengths and speed of one step; ``timings`` holds the seconds of each phase."""
+def rollout_metrics(groups: Sequence[RolloutGroup], timings: Mapping[str, float], version: int) -> dict[str, float]:
+    """Rewards, lengths and speed of one step; ``timings`` holds the seconds of each phase, ``version`` is the policy's
+    that learns from the rollouts."""
     rollouts = [rollout for group in groups for rollout in group.rollouts]
     lengths = [len(rollout.completion_ids) for rollout in rollouts]
     rewards = [[r.reward for r in group.rollouts if r.reward is not None] for group in groups]
     spreads = [statistics.pstdev(values) for values in rewards if len(values) > 1]
     sampled = sum(sum(rollout.action_mask) for rollout in rollouts)
+    older = sum(sum(rollout.action_mask) for rollout in rollouts if rollout.policy_version < version)
     metrics = {
         "reward/std_in_group": _mean(spreads),
         "reward/error_fraction": _mean([rollout.error is not None for rollout in rollouts]),
@@ -21,6 +23,7 @@ def rollout_metrics(groups: Sequence[RolloutGroup], timings: Mapping[str, float]
         "completion/length_max": float(max(lengths)),
         "completion/truncated_fraction": _mean([rollout.finish_reason == "length" for rollout in rollouts]),
         "batch/rollouts": float(len(rollouts)),
+        "batch/tokens_of_older_policies": float(older),
         "batch/groups_without_spread": float(sum(spread == 0.0 for spread in spreads)),
         **_reward_means(rollouts),
         **{f"time/{phase}": seconds for phase, seconds in timings.items()},

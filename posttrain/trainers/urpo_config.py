@@ -92,6 +92,8 @@ class URPOConfig(GRPOConfig):
                 "task_mix has open but no preference: the referee learns from preferences, so its gate would never "
                 "open; set referee_min_accuracy to 0 for self-reward alone"
             )
+        if self.max_staleness:
+            raise ValueError("max_staleness is not for URPO: what is sampled depends on the referee's last results")
         if self.dynamic_sampling:
             raise ValueError("dynamic_sampling would change the counts that task_mix sets; leave it out")
         return self

@@ -19,6 +19,7 @@ class MicroBatch:
     ``sources``: int64 [M], the packed index of the token whose hidden state predicts the trained token.
     ``targets`` int64, ``weights`` float32, ``behaviour_logprobs`` float32, ``origins`` int64: [M].
     ``sample_index``: int64 [M], which of ``samples`` a trained token belongs to; ``trained_lengths`` counts them, [S].
+    ``engine_logprobs``: as ``behaviour_logprobs``, and left as the engine gave them.
     ``reference_logprobs``: float32 [M], where the method has a reference model.
     """
 
@@ -30,6 +31,7 @@ class MicroBatch:
     targets: Tensor
     weights: Tensor
     behaviour_logprobs: Tensor
+    engine_logprobs: Tensor
     origins: Tensor
     sample_index: Tensor
     trained_lengths: Tensor
@@ -53,6 +55,7 @@ def collate(samples: Sequence[TrainingSample]) -> MicroBatch:
     )
     input_ids = _concatenated((sample.input_ids for sample in samples), torch.int64)
     sample_index = owner[chosen]
+    behaviour = _concatenated((sample.behaviour_logprobs for sample in samples), torch.float32)[chosen]
     return MicroBatch(
         samples=list(samples),
         input_ids=input_ids[None],
@@ -61,7 +64,8 @@ def collate(samples: Sequence[TrainingSample]) -> MicroBatch:
         sources=chosen - 1,
         targets=input_ids[chosen],
         weights=_concatenated((sample.token_weights for sample in samples), torch.float32)[chosen],
-        behaviour_logprobs=_concatenated((sample.behaviour_logprobs for sample in samples), torch.float32)[chosen],
+        behaviour_logprobs=behaviour,
+        engine_logprobs=behaviour,
         origins=_concatenated((sample.origin for sample in samples), torch.int64)[chosen],
         sample_index=sample_index,
         trained_lengths=torch.bincount(sample_index, minlength=len(samples)),

@@ -1,4 +1,4 @@
-"""Both engines on one tiny model whose distribution is far from uniform."""
+"""Every engine on one tiny model whose distribution is far from uniform."""
 
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from posttrain.data.tiny_model import TinyModelConfig, create_tiny_model
-from posttrain.rollout.config import TransformersEngineConfig, VLLMEngineConfig
+from posttrain.rollout.config import TransformersEngineConfig, VLLMEngineConfig, VLLMServerEngineConfig
 from posttrain.rollout.engine import RolloutEngine
 from posttrain.rollout.weight_sync import sync_weights
 from posttrain.types import Example, RolloutRequest, Sampling
@@ -70,7 +70,21 @@ def vllm_of_session(policy_folder: Path) -> Iterator[RolloutEngine]:
     engine.close()
 
 
-@pytest.fixture(params=["transformers", pytest.param("vllm", marks=needs_vllm)])
+@pytest.fixture(scope="session")
+def vllm_server_of_session(policy_folder: Path) -> Iterator[RolloutEngine]:
+    """Two replicas."""
+    engine = VLLMServerEngineConfig(replicas=2, max_num_seqs=128).build(policy_folder)
+    yield engine
+    engine.close()
+
+
+@pytest.fixture(
+    params=[
+        "transformers",
+        pytest.param("vllm", marks=needs_vllm),
+        pytest.param("vllm_server", marks=[needs_vllm, pytest.mark.slow]),
+    ]
+)
 def engine(request: pytest.FixtureRequest, policy_folder: Path) -> RolloutEngine:
     """Each engine with the folder's weights, as version 0."""
     return with_the_folders_weights(request.getfixturevalue(f"{request.param}_of_session"), policy_folder)
@@ -80,6 +94,12 @@ def engine(request: pytest.FixtureRequest, policy_folder: Path) -> RolloutEngine
 def vllm_engine(vllm_of_session: RolloutEngine, policy_folder: Path) -> RolloutEngine:
     """vLLM with the folder's weights, as version 0."""
     return with_the_folders_weights(vllm_of_session, policy_folder)
+
+
+@pytest.fixture
+def vllm_server(vllm_server_of_session: RolloutEngine, policy_folder: Path) -> RolloutEngine:
+    """Two vLLM servers with the folder's weights, as version 0."""
+    return with_the_folders_weights(vllm_server_of_session, policy_folder)
 
 
 def with_the_folders_weights(engine: RolloutEngine, folder: Path) -> RolloutEngine:
@@ -94,7 +114,12 @@ def make_request() -> Callable[..., RolloutRequest]:
     numbers = iter(range(1_000_000))
 
     def make(
-        prompt_ids: list[int], n: int = 1, seed: int = 0, prefix_ids: list[int] | None = None, **sampling: Any
+        prompt_ids: list[int],
+        n: int = 1,
+        seed: int = 0,
+        prefix_ids: list[int] | None = None,
+        group: int = 0,
+        **sampling: Any,
     ) -> RolloutRequest:
         return RolloutRequest(
             id=f"request-{next(numbers)}",
@@ -104,6 +129,7 @@ def make_request() -> Callable[..., RolloutRequest]:
             seed=seed,
             n=n,
             prefix_ids=prefix_ids or [],
+            group=group,
         )
 
     return make

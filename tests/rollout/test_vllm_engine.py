@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from posttrain.errors import EngineError, WeightSyncError
+from posttrain.errors import EngineDied, EngineError, WeightSyncError
 from posttrain.rollout.config import VLLMEngineConfig
 from posttrain.rollout.weight_sync import sync_weights
 from posttrain.types import RolloutRequest
@@ -101,3 +101,39 @@ def test_more_prompts_than_one_step_takes(vllm_engine: Any, make_request: Callab
         make_request([70 + (row + i) % 60 for i in range(240)], seed=row, max_completion_tokens=2) for row in range(60)
     ]
     assert len(vllm_engine.generate(requests)) == 60
+
+
+@needs_vllm
+@pytest.mark.slow
+def test_a_vllm_that_fails_is_started_again_once(
+    policy_folder: Path, policy: Any, perturb: Callable[..., None], make_request: Callable[..., RolloutRequest]
+) -> None:
+    """With the current weights, not those of the folder, and what was outstanding is drawn as it would have been."""
+    engine: Any = VLLMEngineConfig(max_num_seqs=8).build(policy_folder)
+    perturb(policy, seed=8)
+    sync_weights(policy, engine, version=3)
+    requests = [make_request([70 + i, 80], n=2, seed=i, max_completion_tokens=20 + i) for i in range(8)]
+    expected = {(r.request_id, r.index): r.completion_ids for r in engine.generate(requests)}
+    before = engine.fingerprint()
+    perturb(policy, seed=9)  # the trainer is already further on
+
+    def fail() -> None:
+        raise RuntimeError("out of memory")
+
+    engine.submit(requests)
+    rollouts = engine.finished()
+    found = [next(rollouts)]
+    engine.engine.step = fail
+    found += rollouts
+    assert {(r.request_id, r.index): r.completion_ids for r in found} == expected
+    assert {r.policy_version for r in found} == {3}
+    assert engine.fingerprint() == pytest.approx(before, rel=1e-9)
+    engine.engine.step = fail
+    with pytest.raises(EngineDied, match="not started again before a weight update: out of memory"):
+        engine.generate(requests)
+    sync_weights(policy, engine, version=4)
+    engine.engine.step = fail
+    engine.model_path = "nowhere"
+    with pytest.raises(EngineDied, match=r"vLLM failed \(out of memory\), and could not be started again: .*'nowhere'"):
+        engine.generate(requests)
+    engine.close()

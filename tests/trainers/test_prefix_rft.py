@@ -145,7 +145,7 @@ def test_prefixes_get_shorter(tmp_path: Path, tiny_model_folder: Path) -> None:
     trainer = make(PrefixRFTTrainer, tmp_path, tiny_model_folder, steps=10)
     lengths = []
     for step in (0, 9):
-        trainer.step = step
+        trainer.collecting = step
         requests = [r for _ in range(40) for r in trainer.plan(EXAMPLES) if r.prefix_ids]
         lengths.append(sum(len(r.prefix_ids) for r in requests) / len(requests))
     assert lengths[0] > lengths[1] + 1

@@ -77,6 +77,7 @@ METHODS = {
         "trainer.kl_rank_coef=0.1",
     ],
     "prefix_rft": ["method=prefix_rft"],
+    "overlap": ["method=grpo", "trainer.max_staleness=2", "trainer.updates_per_step=2"],
     "urpo": [
         "method=urpo",
         "data={type: addition_referee, problems: {max_operand: 9, train_size: 40, eval_size: 4}}",

@@ -155,7 +155,7 @@ def test_a_group_shares_one_order_and_visits_differ(urpo: Any) -> None:
     trainer = urpo()
     orders = []
     for step in range(8):
-        trainer.step = step
+        trainer.collecting = step
         (request,) = trainer.plan(RANKED[:1])
         assert (request.role, request.n) == ("referee", 4)
         assert request.sampling == Sampling(max_completion_tokens=12)
@@ -166,7 +166,7 @@ def test_a_group_shares_one_order_and_visits_differ(urpo: Any) -> None:
         assert trainer.plan(RANKED[:1])[0].example.candidates != [] and trainer.planned
         trainer.planned = 0
     assert len(set(orders)) > 2
-    trainer.step = 0
+    trainer.collecting = 0
     assert tuple(trainer.plan(RANKED[:1])[0].example.candidates) == orders[0]  # a function of the step alone
 
 
@@ -290,6 +290,7 @@ def test_an_audit_changes_no_reward_and_measures_the_referee(urpo: Any) -> None:
         ({"task_mix": {"verifiable": 0.5, "preference": 0.25, "open": 0.5}}, r"must sum to 1; it sums to 1\.25"),
         ({"task_mix": {"verifiable": 0.5, "preference": 0.0, "open": 0.5}}, "set referee_min_accuracy to 0"),
         ({"dynamic_sampling": True}, "leave it out"),
+        ({"max_staleness": 1}, "not for URPO"),
         ({"alarms": [{"metric": "referee/score_std"}]}, "never rings"),
     ],
 )

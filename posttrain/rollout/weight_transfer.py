@@ -1,0 +1,94 @@
+"""Ways of a whole policy into replicas: as files that all can read, or from GPU to GPU."""
+
+import shutil
+import socket
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+from torch import Tensor
+
+from posttrain.errors import EngineError
+from posttrain.rollout.replica import Replica
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+Buckets = Iterable[Sequence[tuple[str, Tensor]]]
+
+
+def at_once(items: Sequence[Item], task: Callable[[Item], Result]) -> list[Result]:
+    """``task`` of every item, on threads."""
+    with ThreadPoolExecutor(max_workers=32) as executor:
+        return list(executor.map(task, items))
+
+
+class FileTransfer:
+    """Safetensors files, a bucket each, in a folder that trainer and replicas share. The newest policy stays there."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.current: Path | None = None
+
+    def send(self, buckets: Buckets, replicas: Sequence[Replica]) -> None:
+        """Write the policy once, and have every replica read it."""
+        from safetensors.torch import save_file
+
+        self.folder.mkdir(parents=True, exist_ok=True)
+        written = Path(tempfile.mkdtemp(prefix="policy_", dir=self.folder))
+        try:
+            for number, bucket in enumerate(buckets):
+                tensors = {name: tensor.cpu().contiguous() for name, tensor in bucket}
+                save_file(tensors, written / f"{number:06d}.safetensors")
+        except BaseException:
+            shutil.rmtree(written)
+            raise
+        previous, self.current = self.current, written
+        if previous is not None:
+            shutil.rmtree(previous)
+        at_once(replicas, self.resend)
+
+    def resend(self, replica: Replica) -> None:
+        """Have ``replica``, which was restarted, read the newest policy."""
+        replica.call("posttrain_load", str(self.current))
+
+
+class NCCLTransfer:
+    """vLLM's own transfer, GPU to GPU. Written to the interface of vLLM 0.32, and never run.
+
+    The policy is held whole while it is sent, to one replica after another, each in a group of its own with the
+    trainer, whose GPU must not be the replica's.
+    """
+
+    def send(self, buckets: Buckets, replicas: Sequence[Replica]) -> None:
+        """Broadcast the policy."""
+        from vllm.distributed.weight_transfer.base import ParamMeta, WeightSource
+        from vllm.distributed.weight_transfer.clients import HTTPVLLMWeightSyncClient
+        from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo, NCCLTrainerWeightTransferEngine
+
+        pairs = [pair for bucket in buckets for pair in bucket]
+
+        class Source(WeightSource):
+            def metadata(self) -> list[Any]:
+                return [ParamMeta(name, tensor.dtype, tuple(tensor.shape)) for name, tensor in pairs]
+
+            def __iter__(self) -> Iterator[tuple[str, Tensor]]:
+                return iter(pairs)
+
+        for replica in replicas:
+            if replica.sender is None:
+                with socket.socket() as probe:
+                    probe.bind(("", 0))
+                    address = (socket.gethostbyname(socket.gethostname()), probe.getsockname()[1])
+                replica.sender = NCCLTrainerWeightTransferEngine.trainer_init(
+                    NCCLTrainerInitInfo(*address, world_size=2, rank=0),
+                    client=HTTPVLLMWeightSyncClient(replica.url),
+                    source=Source(),
+                )
+            replica.sender.source = Source()
+            replica.sender.send_weights()
+
+    def resend(self, replica: Replica) -> None:
+        """The trainer's policy may already be another one."""
+        raise EngineError("its weights come with the next weight update")
