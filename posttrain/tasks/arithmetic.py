@@ -154,6 +154,7 @@ class ArithmeticTask:
             id=f"{side}:{text}",
             prompt=self.config.format.prompt(f"{text}="),
             answer=answer,
+            references=[answer],
             demonstration=[self._demonstration(expression, answer), *[answer] * self.config.answers_only],
             metadata={
                 "operands": operands,

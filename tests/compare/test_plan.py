@@ -86,6 +86,30 @@ def test_an_arm_may_have_a_job_of_its_own(path: Path) -> None:
         load_comparison(path)
 
 
+def test_a_run_needs_the_runs_that_it_starts_from(path: Path) -> None:
+    third = '  third: {model: {path: "{folder}/second/model", tiny: null}, warm_start: null}\n'
+    early = 'arms:\n  early: {trainer.token_reward_model.model: "{folder}/third/model"}\n'
+    path.write_text(COMPARISON.replace("arms:\n", early) + third + "shared: [warm_start]\n")
+    runs = plan_runs(load_comparison(path, [3], Path("out")))
+    assert {run.arm: [folder.name for folder in run.needs] for run in runs} == {
+        "warm_start": [],
+        "early": ["warm_start"],  # third comes later: a run cannot wait for it
+        "first": ["warm_start"],
+        "second": ["warm_start"],
+        "third": ["second"],
+    }
+
+
+def test_metrics(path: Path) -> None:
+    assert load_comparison(path).config.metrics == ["eval/accuracy"]
+    path.write_text(COMPARISON + "metrics: [eval/length_mean, eval/accuracy]\n")
+    config = load_comparison(path).config
+    assert (config.metric, config.metrics) == ("eval/length_mean", ["eval/length_mean", "eval/accuracy"])
+    path.write_text(COMPARISON + "metrics: [eval/length_mean]\nmetric: eval/accuracy\n")
+    with pytest.raises(JobError, match="metrics: the first, eval/length_mean, is the main one: drop `metric: eval/acc"):
+        load_comparison(path)
+
+
 def test_a_budget_of_tokens_stops_the_run(path: Path) -> None:
     path.write_text(COMPARISON.replace("kind: rollouts", "kind: training_tokens"))
     assert arm_job(load_comparison(path), "first", 1, Path("out")).trainer.max_trained_tokens == 100
