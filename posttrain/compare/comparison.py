@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 from posttrain.compare.execution import Execution, execute, last_lines, log_file
 from posttrain.compare.plan import TRAIN_COMMAND, Comparison, PlannedRun, load_comparison, plan_runs
 from posttrain.compare.result import ComparisonResult, Failure, RunResult, read_run
-from posttrain.compare.tables import about_p, arm_rows, difference_rows, heading, markdown, remarks, terminal_text
+from posttrain.compare.tables import about_p, heading, markdown, remarks, tables, terminal_text
 from posttrain.errors import JobError
 from posttrain.report.comparison import comparison_picture
-from posttrain.report.comparison_page import MetricSection, write_comparison_page
+from posttrain.report.comparison_page import metric_section, write_comparison_page
 from posttrain.report.formats import duration, number
 from posttrain.training.environment import describe_environment
 from posttrain.training.run_folder import claim_run_folder
@@ -80,12 +80,9 @@ def run_all(comparison: Comparison, runs: Sequence[PlannedRun], jobs: int, conso
 
         execute(runs, jobs, show, end)
     outcomes = [found[run.folder] for run in runs]
-    return ComparisonResult(
-        comparison.config,
-        comparison.seeds,
-        rows=[outcome for outcome in outcomes if isinstance(outcome, RunResult)],
-        failures=[outcome for outcome in outcomes if isinstance(outcome, Failure)],
-    )
+    rows = [outcome for outcome in outcomes if isinstance(outcome, RunResult)]
+    failures = [outcome for outcome in outcomes if isinstance(outcome, Failure)]
+    return ComparisonResult(comparison.config, comparison.seeds, rows, failures)
 
 
 def _outcome(
@@ -93,7 +90,8 @@ def _outcome(
 ) -> RunResult | Failure | float:
     """The row of a run, why it has none, or the seconds of a warm start."""
     if execution is None:
-        return Failure(run.arm, run.seed, [f"left out: what it starts from ({_needed(run)}) failed"])
+        needed = ", ".join(folder.name for folder in run.needs)
+        return Failure(run.arm, run.seed, [f"left out: what it starts from ({needed}) failed"])
     if execution.status == "failed":
         return Failure(run.arm, run.seed, last_lines(run))
     if run.is_warm_start:
@@ -102,10 +100,6 @@ def _outcome(
         return read_run(run.folder, run.arm, run.seed, comparison.config, execution.seconds, warm_start_seconds)
     except JobError as error:
         return Failure(run.arm, run.seed, [str(error)])
-
-
-def _needed(run: PlannedRun) -> str:
-    return ", ".join(folder.name.replace("_", " ") for folder in run.needs)
 
 
 def _told(outcome: RunResult | Failure | float, run: PlannedRun) -> str:
@@ -139,6 +133,6 @@ def write_results(comparison: Comparison, runs: Sequence[PlannedRun], result: Co
         picture = comparison_picture(curves, metric, each.config.budget.kind.replace("_", " "))
         name = "curves.svg" if each is result else f"curves-{metric.replace('/', '-')}.svg"
         output.joinpath(name).write_text(picture, encoding="utf-8")
-        sections.append(MetricSection(metric, picture, [arm_rows(each), difference_rows(each)], about_p(each)))
+        sections.append(metric_section(metric, picture, tables(each), about_p(each)))
     jobs = {run.arm: run.job_yaml for run in runs if run.seed == comparison.seeds[0] and not run.is_warm_start}
     write_comparison_page(output, heading(result), remarks(result), sections, jobs, comparison.seeds)

@@ -53,7 +53,7 @@ def log_file(run: PlannedRun) -> Path:
 class Attempt:
     """A process that works on a run, on cores of its own; where it was stopped before, it goes on."""
 
-    def __init__(self, run: PlannedRun, execution: Execution, cores: frozenset[int] | None) -> None:
+    def __init__(self, run: PlannedRun, execution: Execution, cores: frozenset[int]) -> None:
         self.run, self.execution, self.cores = run, execution, cores
         self.spent_before, self.started = execution.seconds, time.perf_counter()
         execution.status = "unfinished"
@@ -132,8 +132,8 @@ def execute(
                 attempt.conclude()
 
 
-def core_sets(jobs: int) -> list[frozenset[int] | None]:
-    """The cores of this process dealt to ``jobs`` sets; for one job None, which is all of them.
+def core_sets(jobs: int) -> list[frozenset[int]]:
+    """The cores of this process dealt to ``jobs`` sets.
 
     Raises:
         JobError: there are fewer cores than jobs.
@@ -141,14 +141,14 @@ def core_sets(jobs: int) -> list[frozenset[int] | None]:
     cores = sorted(os.sched_getaffinity(0))
     if not 1 <= jobs <= len(cores):
         raise JobError(f"--jobs {jobs}: every run has a core of its own, so give 1 to {len(cores)}, the cores here")
-    return [frozenset(cores[first::jobs]) for first in range(jobs)] if jobs > 1 else [None]
+    return [frozenset(cores[first::jobs]) for first in range(jobs)]
 
 
 @contextmanager
-def _on(cores: frozenset[int] | None) -> Iterator[None]:
+def _on(cores: frozenset[int]) -> Iterator[None]:
     """A process that is started in here inherits ``cores``."""
     before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, cores or before)
+    os.sched_setaffinity(0, cores)
     try:
         yield
     finally:

@@ -45,9 +45,16 @@ def difference_rows(result: ComparisonResult) -> Rows:
     return rows
 
 
+def tables(result: ComparisonResult) -> list[Rows]:
+    """Both, or the first where there is but one arm."""
+    return [arm_rows(result), difference_rows(result)][: len(result.config.arms)]
+
+
 def about_p(result: ComparisonResult) -> str:
-    """What p is, and how small it can get."""
+    """What p is, and how small it can get; nothing where there is none."""
     seeds = len(result.seeds)
+    if seeds == 1 or len(result.config.arms) == 1:
+        return ""
     return f"p: exact sign-flip test over seeds, two-sided; with {seeds} it is {2.0 ** (1 - seeds):g} or more"
 
 
@@ -84,9 +91,7 @@ def _told(result: ComparisonResult, line: Callable[[str], str], table: Callable[
     """Heading and tables of each metric, the remarks after the main one."""
     parts = []
     for each in (result, *result.others):
-        parts += [line(heading(each)), table(arm_rows(each))]
-        if len(result.config.arms) > 1:
-            parts += [table(difference_rows(each)), line(about_p(each)) if len(result.seeds) > 1 else ""]
+        parts += [line(heading(each)), *map(table, tables(each)), line(about_p(each))]
         parts.append(remarked if each is result else "")
     return "\n\n".join(filter(None, parts))
 

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from posttrain.report.comparison_page import MetricSection, setting_rows, write_comparison_page
+from posttrain.report.comparison_page import metric_section, setting_rows, write_comparison_page
 
 FIRST = "trainer: {learning_rate: 0.1, steps: 4}\nrun: {folder: a, seed: 1}\n"
 SECOND = "trainer: {learning_rate: 0.2, steps: 4, kl_coef: 0.5}\nrun: {folder: b, seed: 1}\n"
@@ -14,8 +14,8 @@ def page(folder: Path) -> str:
     (folder / "seed-2" / "raft").mkdir(parents=True)
     (folder / "seed-2" / "raft" / "report.html").write_text("a run page")
     sections = [
-        MetricSection("eval/accuracy", '<svg class="one"/>', [TABLE], "p: at least 0.5"),
-        MetricSection("eval/length", '<svg class="two"/>', [TABLE], ""),
+        metric_section("eval/accuracy", '<svg class="one"/>', [TABLE], "p: at least 0.5"),
+        metric_section("eval/length", '<svg class="two"/>', [TABLE], ""),
     ]
     write_comparison_page(folder, "seeds 1, 2", ["holds: a < b"], sections, {"<grpo>": FIRST, "raft": SECOND}, [1, 2])
     return (folder / "comparison.html").read_text()
@@ -25,8 +25,9 @@ def test_settings_that_differ() -> None:
     assert setting_rows({"a": FIRST, "b": SECOND}) == [
         ["setting", "a", "b"],
         ["trainer.learning_rate", "0.1", "0.2"],
-        ["trainer.kl_coef", "–", "0.5"],
     ]
+    third = "trainer: {kl_coef: null}\n"
+    assert setting_rows({"a": FIRST, "b": SECOND, "c": third})[2] == ["trainer.kl_coef", "–", "0.5", "null"]
 
 
 def test_what_it_shows(tmp_path: Path) -> None:
@@ -35,8 +36,8 @@ def test_what_it_shows(tmp_path: Path) -> None:
     assert '<th scope="row">&lt;grpo&gt;</th><td>0.500</td>' in text
     assert "<grpo>" not in text
     assert "holds: a &lt; b" in text
-    assert '<tr><th scope="row">raft</th><td>–</td><td><a href="seed-2/raft/report.html">run page</a></td></tr>' in text
-    assert '<tr><th scope="row">&lt;grpo&gt;</th><td>–</td><td>–</td></tr>' in text
+    assert '<p>raft: <a href="seed-2/raft/report.html">seed 2</a></p>' in text
+    assert "<p>&lt;grpo&gt;: none</p>" in text
 
 
 def test_it_needs_nothing_from_outside(tmp_path: Path) -> None:
