@@ -46,9 +46,12 @@ def metric_section(metric: str, picture: str, tables: Sequence[Rows], note: str)
 
 
 def setting_rows(jobs: Mapping[str, str]) -> list[list[str]]:
-    """A header, and a row for each dotted key that two jobs set to different values; – where a job does not have it."""
+    """A header, and a row for each dotted key that two jobs set to different values; – where one has no such key.
+
+    ``run``, which says where and how, is left out.
+    """
     settings = [{key: setting_text(value) for key, value in leaves(parse_yaml(job))} for job in jobs.values()]
-    keys = dict.fromkeys(key for values in settings for key in values if key != "run.folder")
+    keys = dict.fromkeys(key for values in settings for key in values if not key.startswith("run."))
     rows = [[key, *(values.get(key, "–") for values in settings)] for key in keys]
     return [["setting", *jobs], *(row for row in rows if len({*row[1:]} - {"–"}) > 1)]
 

@@ -210,3 +210,27 @@ def test_the_hacking_recipe_trains_on_a_proxy_and_grades_by_the_task() -> None:
         item = RewardInput(Example("1", "2+3=", answer="5"), "9,9,9,5")
         assert [output.score for output in job.reward.build().score([item])] == [1 + 0.5 * 4]
         assert [output.score for output in job.data.build().reward().score([item])] == [1]
+
+
+def test_all_methods_are_compared_on_the_same_held_out_problems_at_the_same_rollouts() -> None:
+    comparison = load_comparison(Path(__file__).parents[2] / "recipes/compare/learning.yaml")
+    config = comparison.config
+    jobs = {arm: arm_job(comparison, arm, 1, Path("out")) for arm in config.arms}
+    held_out = {
+        arm: [
+            (example.id, example.answer) for example in job.data.build().eval_examples() if example.task == "verifiable"
+        ]
+        for arm, job in jobs.items()
+    }
+    assert len(held_out["grpo"]) == 60
+    assert all(problems == held_out["grpo"] for problems in held_out.values())
+    for arm in config.arms.keys() - config.own_budget:
+        trainer = jobs[arm].trainer
+        assert trainer.steps * trainer.prompts_per_step * trainer.rollouts_per_prompt == config.budget.value
+    job = jobs["bleuberi"]
+    example = job.data.build().train_examples()[0]
+    texts = (example.answer, example.demonstration[0], "x")
+    bare, worked, wrong = (
+        output.score for output in job.reward.build().score([RewardInput(example, t) for t in texts])
+    )
+    assert bare == 1 > worked > wrong > 0  # smoothed: no answer is worth nothing

@@ -6,7 +6,7 @@ from pathlib import Path
 from posttrain.report.comparison_page import metric_section, setting_rows, write_comparison_page
 
 FIRST = "trainer: {learning_rate: 0.1, steps: 4}\nrun: {folder: a, seed: 1}\n"
-SECOND = "trainer: {learning_rate: 0.2, steps: 4, kl_coef: 0.5}\nrun: {folder: b, seed: 1}\n"
+SECOND = "trainer: {learning_rate: 0.2, steps: 4, kl_coef: 0.5}\nrun: {folder: b, seed: 2}\n"
 TABLE = [["arm", "end"], ["<grpo>", "0.500"], ["raft", "0.400"]]
 
 
