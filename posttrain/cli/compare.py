@@ -20,14 +20,15 @@ def compare(
     comparison: Annotated[Path, typer.Argument(metavar="COMPARISON.yaml", help="Arms, metrics and the budget.")],
     seeds: Annotated[list[int] | None, typer.Option(metavar="SEED...", help="Instead of those in the file.")] = None,
     output: Annotated[Path | None, typer.Option(metavar="DIR", help="Where result and runs go.")] = None,
+    jobs: Annotated[int, typer.Option(metavar="N", help="Runs at a time, each on cores of its own.")] = 1,
 ) -> None:
-    """Run the arms of a comparison on several seeds and compare them: table, picture, result.json.
+    """Run the arms of a comparison on several seeds and compare them: table, picture, page, result.json.
 
     Exit status 1: a run failed or spent another budget, or an expectation of the file does not hold.
     """
     from posttrain.compare import run_comparison
 
-    result = run_comparison(comparison, seeds=seeds, output=output)
+    result = run_comparison(comparison, seeds=seeds, output=output, jobs=jobs)
     raise typer.Exit(0 if result.passed else FAILED_STATUS)
 
 

@@ -1,9 +1,9 @@
-"""Comparisons: arms × seeds under one declared budget, as one table, one picture and ``result.json``.
+"""Comparisons: arms × seeds under one declared budget, as tables, pictures, a page and ``result.json``.
 
 ::
 
     job: quickstart.yaml              # what every arm starts from, beside this file
-    metric: eval/accuracy
+    metric: eval/accuracy             # or metrics: [eval/accuracy, eval/length_mean], the main one first
     seeds: [1, 2, 3]
     budget: {kind: steps, value: 40}
     shared: [warm_start]              # one warm start a seed, the same for all arms

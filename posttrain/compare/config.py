@@ -24,6 +24,10 @@ class BudgetConfig(Config):
 class ComparisonConfig(Config):
     job: str = Field(description="the job file that every arm starts from, relative to this file")
     metric: str = Field(default="eval/accuracy", description="a name in metrics.jsonl")
+    metrics: list[str] = Field(
+        default_factory=list,
+        description="instead of metric: several, the main one first; each has tables and curves",
+    )
     seeds: list[int] = Field(min_length=1)
     budget: BudgetConfig
     shared: list[Literal["warm_start"]] = Field(default_factory=list, description="stages run once a seed")
@@ -55,6 +59,17 @@ class ComparisonConfig(Config):
         if len(set(seeds)) < len(seeds) or min(seeds) < 0:
             raise ValueError(f"should be different numbers from 0, not {seeds}")
         return seeds
+
+    @model_validator(mode="before")
+    @classmethod
+    def _the_first_metric_is_the_main_one(cls, said: Any) -> Any:
+        if not isinstance(said, dict):
+            return said
+        metrics = said.get("metrics") or [said.get("metric", "eval/accuracy")]
+        first = metrics[0] if isinstance(metrics, list) else None
+        if said.get("metric", first) != first:
+            raise ValueError(f"metrics: the first, {first}, is the main one: drop `metric: {said['metric']}`")
+        return {**said, "metric": first, "metrics": metrics}
 
     @model_validator(mode="after")
     def _expectations_are_about_arms(self) -> "ComparisonConfig":

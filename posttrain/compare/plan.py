@@ -1,6 +1,7 @@
 """From a comparison file to the runs that it asks for. Nothing is written and nothing is run."""
 
 import json
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ class PlannedRun:
     folder: Path
     job_yaml: str
     command: tuple[str, ...]
+    needs: tuple[Path, ...] = ()  # folders of the runs that must have ended well before
 
     @property
     def name(self) -> str:
@@ -71,7 +73,7 @@ def plan_runs(comparison: Comparison, train_command: Sequence[str] = TRAIN_COMMA
     Raises:
         JobError: an arm is not a valid job, or the arms of a seed cannot share a warm start.
     """
-    runs = []
+    runs = list[PlannedRun]()
     for seed in comparison.config.seeds:
         folder = comparison.output / f"seed-{seed}"
         jobs = {arm: arm_job(comparison, arm, seed, folder) for arm in comparison.config.arms}
@@ -82,8 +84,16 @@ def plan_runs(comparison: Comparison, train_command: Sequence[str] = TRAIN_COMMA
             # The folder is named again because the one in its job file is older if the output was moved.
             job_arguments = (str(run_folder / JOB_FILE), f"run.folder={json.dumps(str(run_folder))}")
             command = (*train_command, *job_arguments, "--resume", "auto")
-            runs.append(PlannedRun(arm, seed, run_folder, job.to_yaml(), command))
+            names = _named(comparison, arm, job)
+            needs = tuple(run.folder for run in runs if run.seed == seed and run.arm in names)
+            runs.append(PlannedRun(arm, seed, run_folder, job.to_yaml(), command, needs))
     return runs
+
+
+def _named(comparison: Comparison, arm: str, job: Job[Any]) -> set[str]:
+    """The runs of its seed that an arm starts from: those that its texts name, and the shared warm start."""
+    names = set(re.findall(r"\{folder\}/([^/\"]+)", json.dumps(comparison.config.arms.get(arm, {}))))
+    return names | ({WARM_START} if job.run.warm_start_folder else set())
 
 
 def arm_job(comparison: Comparison, arm: str, seed: int, folder: Path) -> Job[Any]:

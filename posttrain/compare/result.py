@@ -1,10 +1,12 @@
 """What a comparison found: one row a run, statistics over seeds, and which expectations hold."""
 
 import difflib
+import itertools
 import math
+import operator
 import statistics
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,8 @@ from posttrain.compare.config import BudgetConfig, ComparisonConfig
 from posttrain.compare.expectation import MEASURES, Expectation
 from posttrain.errors import JobError
 from posttrain.training.run_log import read_metrics
+
+Curve = tuple[tuple[float, float], ...]
 
 # What a run spends in one logged step; "steps" is the step itself.
 SPENT_METRIC = {
@@ -25,17 +29,29 @@ SPENT_METRIC = {
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
-    """One arm on one seed. ``curve`` holds (budget spent, metric) wherever the metric was logged."""
+    """One arm on one seed. ``curves`` hold (budget spent, value) wherever a metric was logged; ``metric`` is the one
+    that ``start``, ``end`` and ``curve`` are of."""
 
     arm: str
     seed: int
-    start: float
-    end: float
+    metric: str
     seconds: float
     warm_start_seconds: float
     budget: float
     within_budget: bool
-    curve: tuple[tuple[float, float], ...]
+    curves: dict[str, Curve]
+
+    @property
+    def curve(self) -> Curve:
+        return self.curves[self.metric]
+
+    @property
+    def start(self) -> float:
+        return self.curve[0][1]
+
+    @property
+    def end(self) -> float:
+        return self.curve[-1][1]
 
     def measured(self) -> tuple[float, ...]:
         """A value for each of ``MEASURES``."""
@@ -89,6 +105,17 @@ class ComparisonResult:
     def expectations(self) -> list[Expectation]:
         return [Expectation.parse(text) for text in self.config.expect]
 
+    def of(self, metric: str) -> "ComparisonResult":
+        """The same of another metric, where it was logged, without expectations: these are of the main metric."""
+        config = self.config.model_copy(update={"metric": metric, "expect": []})
+        rows = [replace(row, metric=metric) for row in self.rows if metric in row.curves]
+        return ComparisonResult(config, rows)
+
+    @property
+    def others(self) -> list["ComparisonResult"]:
+        """One for each metric but the main one."""
+        return [self.of(metric) for metric in self.config.metrics[1:]]
+
     @cached_property
     def measurements(self) -> dict[str, dict[str, dict[int, float]]]:
         """arm -> measure -> seed -> value; filled when all runs are done."""
@@ -108,7 +135,7 @@ class ComparisonResult:
         own, first = self.measurements[arm]["end"], self.measurements[next(iter(self.config.arms))]["end"]
         return {seed: own[seed] - first[seed] for seed in own if seed in first}
 
-    def curves(self, arm: str) -> list[tuple[tuple[float, float], ...]]:
+    def curves(self, arm: str) -> list[Curve]:
         return [row.curve for row in self.rows if row.arm == arm]
 
     def to_json(self) -> dict[str, Any]:
@@ -118,11 +145,9 @@ class ComparisonResult:
             "budget": self.config.budget.model_dump(),
             "seeds": self.config.seeds,
             "passed": self.passed,
-            "rows": [
-                {name: value for name, value in asdict(row).items() if name != "curve"} | {"metric": self.config.metric}
-                for row in self.rows
-            ],
-            "arms": {arm: self._arm_json(arm) for arm in self.config.arms},
+            "rows": [_row_json(row) for result in (self, *self.others) for row in result.rows],
+            "arms": self._arms_json(),
+            "arms_by_other_metric": {other.config.metric: other._arms_json() for other in self.others},
             "expectations": [
                 {
                     "text": expectation.text,
@@ -134,14 +159,35 @@ class ComparisonResult:
             "failures": [asdict(failure) for failure in self.failures],
         }
 
+    def _arms_json(self) -> dict[str, Any]:
+        return {arm: self._arm_json(arm) for arm in self.config.arms}
+
     def _arm_json(self, arm: str) -> dict[str, Any]:
         differences = self.differences(arm)
         spreads = {measure: self.spread(arm, measure) for measure in MEASURES}
         paired = Spread.of(list(differences.values()))
         return {
             **{measure: asdict(spread) if spread else None for measure, spread in spreads.items()},
-            "difference_to_first_arm": {**asdict(paired), "per_seed": differences} if paired else None,
+            "difference_to_first_arm": paired
+            and {**asdict(paired), "sign_flip_p": sign_flip_p(list(differences.values())), "per_seed": differences},
         }
+
+
+def sign_flip_p(differences: Sequence[float]) -> float:
+    """Two-sided p-value of paired differences: the share of all ``2^n`` choices of their signs whose sum is as far from
+    0 as theirs. It is exact, and no smaller than ``2^(1-n)``: 0.25 for three seeds.
+
+    Args:
+        differences: one a seed.
+    """
+    reached = abs(sum(differences)) * (1 - 1e-12)  # rounding must not part sums that are equal
+    choices = itertools.product((-1, 1), repeat=len(differences))
+    return statistics.fmean(abs(sum(map(operator.mul, signs, differences))) >= reached for signs in choices)
+
+
+def _row_json(row: RunResult) -> dict[str, Any]:
+    names = ("arm", "seed", "metric", "start", "end", "seconds", "warm_start_seconds", "budget", "within_budget")
+    return {name: getattr(row, name) for name in names}
 
 
 def read_run(
@@ -153,13 +199,13 @@ def read_run(
         JobError: the run logged no such metric.
     """
     metrics = read_metrics(folder)
-    curve, spent = [], 0.0
+    curves, spent = dict[str, list[tuple[float, float]]](), 0.0
     for line in metrics:
         spent = _spent(line, spent, config.budget)
-        value = line.get(config.metric, math.nan)
-        if math.isfinite(value):
-            curve.append((spent, value))
-    if not curve:
+        for name in config.metrics:
+            if math.isfinite(value := line.get(name, math.nan)):
+                curves.setdefault(name, []).append((spent, value))
+    if config.metric not in curves:
         known = sorted({name for line in metrics for name in line})
         near = difflib.get_close_matches(config.metric, known, n=3) or known[:8]
         raise JobError(f"{folder}: {config.metric} was never logged; nearest: {', '.join(near) or 'nothing was'}")
@@ -167,13 +213,12 @@ def read_run(
     return RunResult(
         arm=arm,
         seed=seed,
-        start=curve[0][1],
-        end=curve[-1][1],
+        metric=config.metric,
         seconds=seconds,
         warm_start_seconds=warm_start_seconds,
         budget=spent,
         within_budget=arm in config.own_budget or abs(spent - config.budget.value) <= slack,
-        curve=tuple(curve),
+        curves={name: tuple(curve) for name, curve in curves.items()},
     )
 
 

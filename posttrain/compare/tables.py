@@ -1,10 +1,10 @@
 """The tables of a comparison: for the terminal at 80 columns and for a README."""
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from posttrain.compare.expectation import MEASURES
-from posttrain.compare.result import ComparisonResult, Spread
+from posttrain.compare.result import ComparisonResult, Spread, sign_flip_p
 from posttrain.report.formats import duration, number
 
 WIDTH = 80
@@ -36,13 +36,27 @@ def arm_rows(result: ComparisonResult) -> Rows:
 def difference_rows(result: ComparisonResult) -> Rows:
     """A header and a row for each arm but the first: paired differences of the end to the first arm."""
     first, *others = result.config.arms
-    rows = [[f"end − {first}", "mean", "std", *(f"seed {seed}" for seed in result.config.seeds)]]
+    rows = [[f"end − {first}", "mean", "std", "p", *(f"seed {seed}" for seed in result.config.seeds)]]
     for arm in others:
         differences = result.differences(arm)
         spread = Spread.of(list(differences.values()))
         per_seed = [f"{differences[seed]:+.3f}" if seed in differences else "–" for seed in result.config.seeds]
-        rows.append([arm, f"{spread.mean:+.3f}" if spread else "–", _std(spread), *per_seed])
+        p = f"{sign_flip_p(list(differences.values())):.2g}" if len(differences) > 1 else "–"
+        rows.append([arm, f"{spread.mean:+.3f}" if spread else "–", _std(spread), p, *per_seed])
     return rows
+
+
+def tables(result: ComparisonResult) -> list[Rows]:
+    """Both, or the first where there is but one arm."""
+    return [arm_rows(result), difference_rows(result)][: len(result.config.arms)]
+
+
+def about_p(result: ComparisonResult) -> str:
+    """What p is, and how small it can get; nothing where there is none."""
+    seeds = len(result.config.seeds)
+    if seeds == 1 or len(result.config.arms) == 1:
+        return ""
+    return f"p: exact sign-flip test over seeds, two-sided; with {seeds} it is {2.0 ** (1 - seeds):g} or more"
 
 
 def remarks(result: ComparisonResult) -> list[str]:
@@ -63,20 +77,24 @@ def remarks(result: ComparisonResult) -> list[str]:
 
 
 def terminal_text(result: ComparisonResult) -> str:
-    """Both tables and the remarks, no line longer than 80 characters."""
-    parts = [_wrapped(heading(result)), _aligned(arm_rows(result))]
-    if len(result.config.arms) > 1:
-        parts.append(_aligned(difference_rows(result)))
-    return "\n\n".join([*parts, "\n".join(map(_wrapped, remarks(result)))]).rstrip()
+    """The tables of each metric and the remarks, no line longer than 80 characters."""
+    return _told(result, _wrapped, _aligned, "\n".join(map(_wrapped, remarks(result)))).rstrip()
 
 
 def markdown(result: ComparisonResult, command: str) -> str:
     """The same for a README."""
-    parts = [heading(result), _piped(arm_rows(result))]
-    if len(result.config.arms) > 1:
-        parts.append(_piped(difference_rows(result)))
-    parts.append("\n".join(f"- {line}" for line in remarks(result)))
-    return "\n\n".join([part for part in parts if part] + [f"Made by `{command}`."]) + "\n"
+    made = f"Made by `{command}`."
+    remarked = "\n".join(f"- {line}" for line in remarks(result))
+    return f"{_told(result, str, _piped, remarked)}\n\n{made}\n"
+
+
+def _told(result: ComparisonResult, line: Callable[[str], str], table: Callable[[Rows], str], remarked: str) -> str:
+    """Heading and tables of each metric, the remarks after the main one."""
+    parts = []
+    for each in (result, *result.others):
+        parts += [line(heading(each)), *map(table, tables(each)), line(about_p(each))]
+        parts.append(remarked if each is result else "")
+    return "\n\n".join(filter(None, parts))
 
 
 def _wrapped(line: str) -> str:

@@ -90,7 +90,7 @@ def summary(folder: Path, name: str, now: float) -> dict[str, Any]:
             times = [line["time/step"] for line in metrics if math.isfinite(line.get("time/step", math.nan))]
     except BrokenRun as reason:
         return {**row, "state": "broken", "reason": str(reason)}
-    settings = {key: _text(value) for key, value in leaves(job) if key and key != "run.folder"}
+    settings = {key: setting_text(value) for key, value in leaves(job) if key and key != "run.folder"}
     state = _state(folder, row["steps"] >= total > 0, max(QUIET_SECONDS, QUIET_STEPS * max(times, default=0.0)), now)
     return {**row, "state": state, "seconds": sum(times), "data": packed({"curves": drawn, "settings": settings})}
 
@@ -138,7 +138,8 @@ def _task(job: dict[str, Any]) -> str:
     return " ".join(str(word) for word in (data.get("type"), more) if word)
 
 
-def _text(value: Any) -> str:
+def setting_text(value: Any) -> str:
+    """A value of a job as tables show it."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 

@@ -114,6 +114,7 @@ class ArithmeticTask(SplitTask):
             id=f"{side}:{text}",
             prompt=self.config.format.prompt(f"{text}="),
             answer=answer,
+            references=[answer],
             demonstration=[shown[self.config.working], *[answer] * self.config.answers_only],
             metadata={"operands": list(operands), "carries": carries(operands)},
         )

@@ -6,6 +6,7 @@ has no other use for:
 """
 
 import json
+import os
 import signal
 import sys
 import time
@@ -19,8 +20,12 @@ def main() -> None:
     folder, seed = Path(json.loads(sys.argv[2].removeprefix("run.folder="))), job["run"]["seed"]
     with (folder / "calls").open("a") as calls:
         calls.write(" ".join(sys.argv[2:]) + "\n")
+    (folder / "cores").write_text(json.dumps(sorted(os.sched_getaffinity(0))))
     if job["method"] == "sft":
+        (folder / "warm").touch()
         return
+    if not (Path(job["run"]["warm_start_folder"]) / "warm").exists():
+        sys.exit("error: the warm start has not ended")
     behaviour, steps = job["trainer"]["max_error_fraction"], job["trainer"]["steps"]
     if behaviour == 0.5 and not (folder / "mended").exists():
         sys.exit("error: the reward broke its contract")

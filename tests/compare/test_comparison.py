@@ -8,11 +8,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
 
 from posttrain.compare import run_comparison
+from posttrain.compare.execution import core_sets
 from posttrain.compare.result import ComparisonResult
 from posttrain.errors import JobError
 from posttrain.training.run_folder import claim_run_folder
@@ -49,7 +51,7 @@ def comparison(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "learning.yaml"
 
 
-def compare(path: Path, **options: list[int]) -> tuple[ComparisonResult, str]:
+def compare(path: Path, **options: Any) -> tuple[ComparisonResult, str]:
     """The result and what was printed."""
     printed = io.StringIO()
     console = Console(file=printed, width=80, soft_wrap=True, highlight=False)
@@ -97,11 +99,15 @@ def test_tables_and_picture_are_written(comparison: Path) -> None:
     out = comparison.parent / "out"
     table = (out / "table.md").read_text()
     assert "| oreal | 0.220 | 0.720 | 0.010 | 0.710 – 0.730 | +0.500 |" in table
-    assert "| weaker | -0.200 | 0.000 | -0.200 | -0.200 | -0.200 |" in table
+    assert "| weaker | -0.200 | 0.000 | 0.25 | -0.200 | -0.200 | -0.200 |" in table
     assert "- holds: oreal gain >= 0.49 (0.500)" in table
     assert "[1/9] warm start, seed 1: " in printed
     assert "[2/9] oreal, seed 1: 0.210 → 0.710, " in printed
     assert (out / "curves.svg").read_text().startswith("<svg")
+    page = (out / "comparison.html").read_text()
+    assert "<td>0.710 – 0.730</td>" in page
+    assert '<th scope="row">trainer.max_error_fraction</th><td>0.1</td><td>0.2</td>' in page
+    assert "holds: oreal gain &gt;= 0.49 (0.500)" in page
 
 
 def test_the_warm_start_of_a_seed_is_shared(comparison: Path) -> None:
@@ -184,7 +190,45 @@ def test_a_failed_warm_start_leaves_its_seed_out(comparison: Path, monkeypatch: 
     monkeypatch.setattr("posttrain.compare.comparison.claim_run_folder", claim_and_spoil_seed_1)
     result, printed = compare(comparison, seeds=[1, 2])
     assert [failure.arm for failure in result.failures] == ["warm_start", "oreal", "weaker"]
-    assert "oreal, seed 1: left out, its warm start failed" in printed
+    assert "oreal, seed 1: FAILED" in printed
+    assert "left out: what it starts from (warm_start) failed" in printed
+    assert len(result.rows) == 2
+
+
+# ---- several at a time -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="two runs at a time need two cores")
+def test_two_runs_at_a_time_give_the_same_on_cores_of_their_own(comparison: Path) -> None:
+    here = os.sched_getaffinity(0)
+    two, _ = compare(comparison, seeds=[1, 2], jobs=2)
+    cores = {frozenset(json.loads(file.read_text())) for file in comparison.parent.glob("out/*/*/cores")}
+    assert os.sched_getaffinity(0) == here
+    assert len(cores) == 2
+    assert frozenset.union(*cores) == here
+    assert not frozenset.intersection(*cores)
+    (comparison.parent / "out").rename(comparison.parent / "two")
+    one, _ = compare(comparison, seeds=[1, 2])
+    assert [(row.arm, row.seed, row.curves) for row in two.rows] == [(r.arm, r.seed, r.curves) for r in one.rows]
+
+
+def test_more_jobs_than_cores_are_refused(comparison: Path) -> None:
+    with pytest.raises(JobError, match=r"--jobs 1000: every run has a core of its own, so give 1 to \d+"):
+        compare(comparison, jobs=1000)
+    with pytest.raises(JobError, match="--jobs 0"):
+        core_sets(0)
+    assert core_sets(1) == [frozenset(os.sched_getaffinity(0))]
+
+
+def test_an_arm_whose_model_failed_to_come_is_left_out(comparison: Path) -> None:
+    with_arm(comparison, "broken", 0.5)
+    after = '  after: {model: {tiny: null, path: "{folder}/broken/model"}, warm_start: null}\nexpect:'
+    comparison.write_text(comparison.read_text().replace("expect:", after))
+    result, _ = compare(comparison, seeds=[1])
+    assert [(failure.arm, failure.last_lines[-1]) for failure in result.failures] == [
+        ("broken", "error: the reward broke its contract"),
+        ("after", "left out: what it starts from (broken) failed"),
+    ]
     assert len(result.rows) == 2
 
 
@@ -194,9 +238,9 @@ SCRIPT = """
 import sys
 from posttrain.compare import run_comparison
 from posttrain.errors import Interrupted, UserError
-path, output, *command = sys.argv[1:]
+path, output, jobs, *command = sys.argv[1:]
 try:
-    run_comparison(path, [1], output, train_command=command)
+    run_comparison(path, [1], output, jobs=int(jobs), train_command=command)
 except Interrupted as stop:
     sys.exit(75)
 except UserError as error:
@@ -204,11 +248,11 @@ except UserError as error:
 """
 
 
-def start_and_wait_for(comparison: Path, waiting: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", SCRIPT, str(comparison), str(comparison.parent / "out"), *STUB]
+def start_and_wait_for(comparison: Path, *waiting: Path, jobs: int = 1) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", SCRIPT, str(comparison), str(comparison.parent / "out"), str(jobs), *STUB]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
-    while not waiting.exists():
+    while not all(file.exists() for file in waiting):
         assert process.poll() is None, process.stderr.read() if process.stderr else ""
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -232,6 +276,21 @@ def test_sigterm_stops_the_run_too_and_the_same_command_goes_on(comparison: Path
     assert len(result.rows) == 2
     assert calls(comparison, "seed-1/oreal") == 1
     assert calls(comparison, "seed-1/weaker") == 2
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="two runs at a time need two cores")
+def test_sigterm_stops_all_that_run(comparison: Path, interrupted: Path) -> None:
+    comparison.write_text(comparison.read_text().replace("oreal:\n", "oreal: {trainer.max_error_fraction: 0.6}\n", 1))
+    folders = [interrupted, interrupted.with_name("oreal")]
+    with start_and_wait_for(comparison, *(folder / "waiting" for folder in folders), jobs=2) as process:
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=30) == 75
+    for folder in folders:
+        assert json.loads(folder.with_name(f"{folder.name}.json").read_text())["status"] == "unfinished"
+        (folder / "mended").touch()
+    result, _ = compare(comparison, seeds=[1], jobs=2)
+    assert len(result.rows) == 2
+    assert [calls(comparison, f"seed-1/{run}") for run in ("warm_start", "oreal", "weaker")] == [1, 2, 2]
 
 
 def test_a_run_that_outlives_its_comparison_is_not_run_twice(comparison: Path, interrupted: Path) -> None:

@@ -86,6 +86,30 @@ def test_an_arm_may_have_a_job_of_its_own(path: Path) -> None:
         load_comparison(path)
 
 
+def test_a_run_needs_the_runs_that_it_starts_from(path: Path) -> None:
+    third = '  third: {model: {path: "{folder}/second/model", tiny: null}, warm_start: null}\n'
+    early = 'arms:\n  early: {trainer.token_reward_model.model: "{folder}/third/model"}\n'
+    path.write_text(COMPARISON.replace("arms:\n", early) + third + "shared: [warm_start]\n")
+    runs = plan_runs(load_comparison(path, [3], Path("out")))
+    assert {run.arm: [folder.name for folder in run.needs] for run in runs} == {
+        "warm_start": [],
+        "early": ["warm_start"],  # third comes later: a run cannot wait for it
+        "first": ["warm_start"],
+        "second": ["warm_start"],
+        "third": ["second"],
+    }
+
+
+def test_metrics(path: Path) -> None:
+    assert load_comparison(path).config.metrics == ["eval/accuracy"]
+    path.write_text(COMPARISON + "metrics: [eval/length_mean, eval/accuracy]\n")
+    config = load_comparison(path).config
+    assert (config.metric, config.metrics) == ("eval/length_mean", ["eval/length_mean", "eval/accuracy"])
+    path.write_text(COMPARISON + "metrics: [eval/length_mean]\nmetric: eval/accuracy\n")
+    with pytest.raises(JobError, match="metrics: the first, eval/length_mean, is the main one: drop `metric: eval/acc"):
+        load_comparison(path)
+
+
 def test_a_budget_of_tokens_stops_the_run(path: Path) -> None:
     path.write_text(COMPARISON.replace("kind: rollouts", "kind: training_tokens"))
     assert arm_job(load_comparison(path), "first", 1, Path("out")).trainer.max_trained_tokens == 100
@@ -186,3 +210,27 @@ def test_the_hacking_recipe_trains_on_a_proxy_and_grades_by_the_task() -> None:
         item = RewardInput(Example("1", "2+3=", answer="5"), "9,9,9,5")
         assert [output.score for output in job.reward.build().score([item])] == [1 + 0.5 * 4]
         assert [output.score for output in job.data.build().reward().score([item])] == [1]
+
+
+def test_all_methods_are_compared_on_the_same_held_out_problems_at_the_same_rollouts() -> None:
+    comparison = load_comparison(Path(__file__).parents[2] / "recipes/compare/learning.yaml")
+    config = comparison.config
+    jobs = {arm: arm_job(comparison, arm, 1, Path("out")) for arm in config.arms}
+    held_out = {
+        arm: [
+            (example.id, example.answer) for example in job.data.build().eval_examples() if example.task == "verifiable"
+        ]
+        for arm, job in jobs.items()
+    }
+    assert len(held_out["grpo"]) == 60
+    assert all(problems == held_out["grpo"] for problems in held_out.values())
+    for arm in config.arms.keys() - config.own_budget:
+        trainer = jobs[arm].trainer
+        assert trainer.steps * trainer.prompts_per_step * trainer.rollouts_per_prompt == config.budget.value
+    job = jobs["bleuberi"]
+    example = job.data.build().train_examples()[0]
+    texts = (example.answer, example.demonstration[0], "x")
+    bare, worked, wrong = (
+        output.score for output in job.reward.build().score([RewardInput(example, t) for t in texts])
+    )
+    assert bare == 1 > worked > wrong > 0  # smoothed: no answer is worth nothing

@@ -1,10 +1,13 @@
 """A small comparison with the real training command."""
 
+import os
+import shutil
 from pathlib import Path
 
 import pytest
 
 from posttrain.compare import run_comparison
+from posttrain.training.run_log import read_metrics
 
 JOB = """
 method: oreal
@@ -19,6 +22,7 @@ trainer:
   token_weighting: none
   sampling: {max_completion_tokens: 8}
 warm_start: {steps: 20, batch_size: 8, learning_rate: 1e-2}
+run: {threads: 1}
 """
 COMPARISON = """
 job: job.yaml
@@ -47,3 +51,13 @@ def test_arms_start_from_one_warm_start(tmp_path: Path, monkeypatch: pytest.Monk
     assert slow.start == fast.start, "the same policy, asked the same problems with the same seeds"
     assert (tmp_path / "out" / "seed-3" / "warm_start" / "model" / "config.json").is_file()
     assert not (tmp_path / "out" / "seed-3" / "slow" / "warm_start").exists()
+    if len(os.sched_getaffinity(0)) < 2:
+        return
+    shutil.copytree(tmp_path / "out", tmp_path / "two", ignore=shutil.ignore_patterns("slow*", "fast*"))
+    two = run_comparison(tmp_path / "comparison.yaml", output=tmp_path / "two", jobs=2)
+    assert [row.curves for row in two.rows] == [row.curves for row in result.rows]
+    for arm in ("slow", "fast"):
+        one, other = (read_metrics(tmp_path / output / "seed-3" / arm) for output in ("out", "two"))
+        assert [line.get("policy/gradient_norm") for line in one] == [
+            line.get("policy/gradient_norm") for line in other
+        ]

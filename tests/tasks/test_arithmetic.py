@@ -42,6 +42,7 @@ def test_answers_are_right_and_demonstrations_earn_the_full_reward(keys: dict[st
     made = task(**keys)
     examples = made.train_examples() + made.eval_examples()
     assert [example.answer for example in examples] == [str(eval(problem(example))) for example in examples]
+    assert all(example.references == [example.answer] for example in examples)
     shown = [(example, text) for example in examples for text in example.demonstration or []]
     outputs = made.reward().score([RewardInput(example, text) for example, text in shown])
     assert {output.score for output in outputs} == {1.0}
