@@ -73,12 +73,19 @@ def picture(table: dict[int, dict[str, Estimate]]) -> str:
     return curves_picture(curves, "GPU-minutes of a step", note, "GPUs, as a power of two", spoken)
 
 
-def main() -> None:
-    """Write the picture, and print the rows of the page's table."""
-    table = scale(workload(), parse_cluster("8xH100", 1))
+def rows(table: dict[int, dict[str, Estimate]]) -> str:
+    """The table of the page."""
+    lines = []
     for gpus, found in table.items():
         times = [f"{found[name].seconds:,.1f}" if name in found else "does not fit" for name in PLACEMENTS]
-        print(f"| {gpus:,} | {' | '.join(times)} |")
+        lines.append(f"| {gpus:,} | {' | '.join(times)} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Write the picture and print the table."""
+    table = scale(workload(), parse_cluster("8xH100", 1))
+    print(rows(table))
     output = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parents[1] / "docs" / "planning.svg"
     output.write_text(picture(table))
 
