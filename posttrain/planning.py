@@ -4,11 +4,12 @@ Nothing is written, and no weights are loaded: the model's shape is built on the
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from posttrain.build import build_reward, is_first_rank
+from posttrain.capacity.workload import ModelShape, empty_model, held_models, model_and_tokenizer, shape_of
 from posttrain.data.chat import PromptEncoder
 from posttrain.errors import JobError
 from posttrain.job import Job
@@ -22,29 +23,10 @@ from posttrain.trainers.policy_config import PolicyTrainerConfig
 from posttrain.trainers.reward_model_config import RewardModelConfig
 from posttrain.trainers.sft_config import SFTConfig
 from posttrain.trainers.urpo_config import URPOConfig
-from posttrain.training.memory import (
-    Launch,
-    bytes_of,
-    deepspeed_estimate,
-    frozen_bytes,
-    lora_parameters,
-    trained_bytes,
-)
+from posttrain.training.memory import Launch, deepspeed_estimate, frozen_bytes, trained_bytes
 from posttrain.types import Example
 
 WIDTH = 80
-
-
-@dataclass(frozen=True, slots=True)
-class ModelShape:
-    """Sizes of the policy. ``cache_bytes_per_token`` is the key-value cache's, in the engine's dtype."""
-
-    name: str
-    parameters: int
-    trained: int
-    largest_layer: int
-    context: int
-    cache_bytes_per_token: int
 
 
 @dataclass(slots=True)
@@ -61,12 +43,17 @@ def print_plan(job: Job[Any]) -> None:
     Raises:
         UserError: what would stop the run.
     """
+    plan = make_plan(job, Launch.of_environment())
+    print_sections(plan.sections, plan.warnings, "The job is sound. Nothing was trained or written.")
+
+
+def print_sections(sections: Mapping[str, Sequence[tuple[str, str]]], warnings: Sequence[str], last: str) -> None:
+    """Print titles with their (name, value) lines, warnings and a last line, 80 columns wide, on the first rank."""
     from rich.console import Console
     from rich.table import Table
 
-    plan = make_plan(job, Launch.of_environment())
     console = Console(width=WIDTH, highlight=False, emoji=False, quiet=not is_first_rank())
-    for title, lines in plan.sections.items():
+    for title, lines in sections.items():
         console.print(f"[bold]{title}[/bold]")
         table = Table.grid(padding=(0, 2))
         table.add_column(min_width=24)
@@ -74,9 +61,9 @@ def print_plan(job: Job[Any]) -> None:
         for name, value in lines:
             table.add_row(f"  {name}", value.replace("[", r"\["))
         console.print(table)
-    for warning in plan.warnings:
+    for warning in warnings:
         console.print(f"[yellow]warning:[/yellow] {warning}")
-    console.print("The job is sound. Nothing was trained or written.")
+    console.print(last)
 
 
 def make_plan(job: Job[Any], launch: Launch) -> Plan:
@@ -113,53 +100,6 @@ def make_plan(job: Job[Any], launch: Launch) -> Plan:
         plan.warnings += referee_warnings(job.trainer, max(lengths["training"]), shape.context)
     plan.sections["Memory on each rank, estimated"] = list(memory_lines(job, shape, model, launch))
     return plan
-
-
-def model_and_tokenizer(job: Job[Any]) -> tuple[Any, Any]:
-    """The transformers config and tokenizer of the policy, without weights.
-
-    Raises:
-        JobError: there is no such model.
-    """
-    if job.model.tiny is not None:
-        from posttrain.data.tiny_model import create_tokenizer, qwen2_config
-
-        tokenizer = create_tokenizer(job.model.tiny)
-        return qwen2_config(job.model.tiny, tokenizer), tokenizer
-    from transformers import AutoConfig, AutoTokenizer
-
-    path, revision = job.model.path, job.model.revision
-    try:
-        config = AutoConfig.from_pretrained(path, revision=revision)
-        return config, AutoTokenizer.from_pretrained(path, revision=revision)
-    except (OSError, ValueError) as error:
-        raise JobError(f"model.path: cannot load {path!r}: {error}") from error
-
-
-def empty_model(config: Any) -> Any:
-    """The model's modules with shapes and no storage."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config)
-
-
-def shape_of(job: Job[Any], config: Any, model: Any) -> ModelShape:
-    """Sizes of the policy, counted on ``model``."""
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    lora = job.model.lora
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    width = bytes_of(getattr(job.engine, "dtype", job.model.dtype))
-    return ModelShape(
-        name=config.model_type if job.model.tiny is not None else str(job.model.path),
-        parameters=parameters,
-        trained=parameters if lora is None else lora_parameters(model, lora.rank),
-        largest_layer=max(sum(p.numel() for p in module.parameters(recurse=False)) for module in model.modules()),
-        context=config.max_position_embeddings,
-        cache_bytes_per_token=2 * config.num_hidden_layers * heads * head_dim * width,
-    )
 
 
 def prompt_budget(job: Job[Any], context: int) -> int | None:
@@ -310,12 +250,7 @@ def oreal_batch_lines(config: OREALConfig) -> Iterator[tuple[str, str]]:
 def memory_lines(job: Job[Any], shape: ModelShape, model: Any, launch: Launch) -> Iterator[tuple[str, str]]:
     """Resident bytes of every model, and the bounds of what comes and goes."""
     dtype = job.model.dtype
-    sizes = {"policy and optimizer": trained_bytes(shape.parameters, shape.trained, dtype, launch)}
-    held_near = getattr(job.trainer, "kl_coef", 0) or getattr(job.trainer, "chi2_coef", 0)
-    if held_near and job.model.lora is None:
-        sizes["reference model"] = trained_bytes(shape.parameters, 0, dtype, launch)
-    if isinstance(job.trainer, OREALConfig) and job.trainer.token_weighting != "none":
-        sizes["token reward model"] = token_model_bytes(job.trainer, shape, model, dtype, launch)
+    sizes = {name: trained_bytes(*size, dtype, launch) for name, size in held_models(job, shape, model).items()}
     if isinstance(job.trainer, PolicyTrainerConfig):
         sizes |= engine_bytes(job, shape)
         sizes["a chunk of logits"] = 2 * 4.0 * job.model.logits_chunk_size * model.config.vocab_size
@@ -328,15 +263,6 @@ def memory_lines(job: Job[Any], shape: ModelShape, model: Any, launch: Launch) -
             "DeepSpeed's estimate",
             f"ZeRO-{launch.zero_stage}, policy only: {human_bytes(gpu)} a rank, {human_bytes(cpu)} of CPU a node",
         )
-
-
-def token_model_bytes(config: OREALConfig, shape: ModelShape, model: Any, dtype: str, launch: Launch) -> float:
-    """A second trained model; or, on the reference's backbone, its adapter alone."""
-    if config.token_reward_model.sharing == "separate":
-        return trained_bytes(shape.parameters, shape.parameters, dtype, launch)
-    adapter = lora_parameters(model, config.token_reward_model.lora_rank)
-    backbone = 0.0 if config.kl_coef else frozen_bytes(shape.parameters, dtype)
-    return backbone + trained_bytes(adapter, adapter, dtype, launch)
 
 
 def engine_bytes(job: Job[Any], shape: ModelShape) -> dict[str, float]:

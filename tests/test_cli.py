@@ -65,7 +65,8 @@ def test_help_lists_the_commands_that_exist(tmp_path: Path) -> None:
     status, out, _ = run(tmp_path, "--help")
     assert status == 0
     listed = [line.split()[0] for line in out.partition("Commands:")[2].splitlines() if line.strip()]
-    assert " ".join(listed) == "train eval report runs score check-reward serve compare push init doctor recipes data"
+    expected = "train plan eval report runs score check-reward serve compare push init doctor recipes data"
+    assert " ".join(listed) == expected
 
 
 @pytest.mark.parametrize(

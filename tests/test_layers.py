@@ -15,7 +15,7 @@ FLOORS = (
     {"rewards", "agents", "report"},
     {"tasks"},
     {"trainers", "evaluation"},
-    {"job", "build", "compare", "planning", "data_jobs", "starter"},
+    {"job", "build", "compare", "planning", "capacity", "data_jobs", "starter"},
     {"cli", "__main__"},
 )
 FLOOR_OF = {room: number for number, rooms in enumerate(FLOORS, start=1) for room in rooms}

@@ -11,6 +11,7 @@ from posttrain.cli.data import data
 from posttrain.cli.doctor import doctor
 from posttrain.cli.eval import eval_command
 from posttrain.cli.init import init
+from posttrain.cli.plan import plan
 from posttrain.cli.push import push
 from posttrain.cli.recipes import recipes
 from posttrain.cli.report import report
@@ -31,6 +32,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.command()(train)
+app.command()(plan)
 app.command("eval")(eval_command)
 app.command()(report)
 app.command()(runs)

@@ -37,17 +37,22 @@ class Launch:
         )
 
 
-def trained_bytes(parameters: int, trained: int, dtype: str, launch: Launch) -> float:
-    """Bytes on one rank of a model of which ``trained`` parameters learn: weights, gradients, AdamW's state."""
+def state_bytes(parameters: int, trained: int, dtype: str, launch: Launch) -> tuple[float, float, float]:
+    """Bytes on one rank of weights, gradients and AdamW's state, for a model of which ``trained`` parameters learn."""
     width = bytes_of(dtype)
     master = launch.zero_stage is not None and width == 2
     weights, gradients, optimizer = parameters * width, trained * width, trained * (12 if master else 2 * width)
     stage = launch.zero_stage or 0
     return (
-        weights / (launch.ranks if stage >= 3 else 1)
-        + gradients / (launch.ranks if stage >= 2 else 1)
-        + optimizer / (launch.ranks if stage >= 1 else 1)
+        weights / (launch.ranks if stage >= 3 else 1),
+        gradients / (launch.ranks if stage >= 2 else 1),
+        optimizer / (launch.ranks if stage >= 1 else 1),
     )
+
+
+def trained_bytes(parameters: int, trained: int, dtype: str, launch: Launch) -> float:
+    """The sum of ``state_bytes``."""
+    return sum(state_bytes(parameters, trained, dtype, launch))
 
 
 def frozen_bytes(parameters: int, dtype: str) -> float:
