@@ -175,6 +175,12 @@ class TestOutcomeLoss:
         assert loss.item() == pytest.approx(0.3871433574, abs=1e-9)
         assert_equal(torch.autograd.grad(loss, scores)[0], *[-0.0414765285] * 4, *[0.0516709198] * 3)
 
+    def test_weights_of_rollouts_of_which_one_has_no_tokens(self) -> None:
+        scores, index, labels = float64(0.3, -0.2, 0.5), torch.tensor([0, 2, 2]), torch.tensor([1.0, 0.0, 0.0])
+        loss = outcome_bce(scores, index, labels, n_sequences=1, sample_weights=torch.tensor([0.5, 9.0, 2.0]))
+        expected = 0.5 * math.log1p(math.exp(-0.3)) + 2.0 * math.log1p(math.exp(0.15))
+        assert loss.item() == pytest.approx(expected, abs=1e-12)
+
     def test_it_is_not_one_of_its_misreadings(self) -> None:
         """The mean of sigmoids, and a cross-entropy per token, are other losses that also train."""
         rollouts = [(SCORES_CORRECT, 1.0), (SCORES_WRONG, 0.0)]

@@ -108,6 +108,15 @@ def test_clip_forms_of_a_negative(
         assert (losses.item(), slope.item() / ratio) == pytest.approx(expected, abs=1e-12)
 
 
+def test_the_printed_clip_of_rewards_of_both_signs() -> None:
+    behaviour, ratios = torch.tensor([-0.7, -0.2, -1.1], dtype=torch.float64), [0.7, 1.1, 1.6]
+    logprobs = behaviour + torch.tensor(ratios, dtype=torch.float64).log()
+    rewards = torch.tensor([2.0, 2.0, -0.5], dtype=torch.float64)
+    losses, clipped = clip_before_reward_loss(logprobs, behaviour, rewards, 0.2, 0.3)
+    assert losses.tolist() == pytest.approx([-1.4, -2.2, 0.65], abs=1e-12)
+    assert clipped.tolist() == [False, False, True]
+
+
 def test_coverage_and_the_expected_update() -> None:
     """Exact expectations by enumeration: R7 and R8 of a softmax policy [.2, .3, .5] whose action 0 is right."""
     policy = [0.2, 0.3, 0.5]
