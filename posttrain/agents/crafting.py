@@ -3,10 +3,11 @@
 import random
 import re
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from posttrain.agents.environment import ACTION, WITHOUT_ACTION, StepResult, parse_action
 from posttrain.config import Config
@@ -25,7 +26,7 @@ COUNTED = re.compile(r"(\d{1,4}) (\w+)")
 class CraftingConfig(Config):
     """The goal is made in ``depth`` levels; each recipe takes 1 to ``branching`` other items, ``distractors`` recipes
     lead elsewhere. The score is 1 once the goal is there; with ``partial_reward`` it is the share of the items on the
-    way to it that were made."""
+    way to it that were made. What is put into no recipe is lost where the game ``spoils``."""
 
     type: Literal["crafting"] = "crafting"
     depth: int = Field(default=2, ge=1, le=5)
@@ -35,7 +36,17 @@ class CraftingConfig(Config):
     spare: int | None = Field(default=None, ge=0, description="base items beyond what is needed; null: no limit")
     max_steps: int = Field(default=20, ge=1)
     partial_reward: bool = False
+    names: int = Field(default=len(MADE_ITEMS), description="most base items, and most made ones")
+    spoils: bool = False
+    spare_restarts: float = Field(default=0.0, ge=0, le=1, description="of the solutions: begun anew, needlessly")
+    spare_thought: str = Field(default="", description="what a solution says when it begins anew")
     tasks: int = Field(default=1000, ge=1, description="of each split")
+
+    @model_validator(mode="after")
+    def _names_suffice(self) -> "CraftingConfig":
+        if self.names < (least := self.depth + self.branching + self.distractors):
+            raise ValueError(f"names must be at least depth + branching + distractors, {least}")
+        return self
 
     def task_ids(self, split: str) -> list[str]:
         """``crafting/N``: the recipes follow from N. No recipe of a held-out goal is one of a goal trained on."""
@@ -49,6 +60,24 @@ class CraftingConfig(Config):
 
     def build(self) -> "Crafting":
         return Crafting(self)
+
+    def mistake(self, task_id: str, seed: int) -> list[str]:
+        """The right turns up to some craft, and the same ingredients put into an item that is not made of them."""
+        game, rng = self.build(), random.Random(f"mistake/{task_id}/{seed}")
+        turns = game.solution(task_id, seed)
+        at = rng.choice([number for number, turn in enumerate(turns) if turn.startswith(f"{ACTION} craft")])
+        right = {game.recipes.line(item) for item in game.recipes.ingredients}
+        used = turns[at].partition(" using ")[2]
+        lines = [f"craft 1 {item} using {used}" for item in MADE_ITEMS[: self.names]]
+        return [*turns[:at], f"{ACTION} {rng.choice([line for line in lines if line not in right])}"]
+
+    def went_wrong(self, task_id: str, seed: int, turns: Sequence[str]) -> bool:
+        """Whether the last of ``turns`` could not be carried out, or made what the goal does not take."""
+        game = self.build()
+        game.reset(task_id, seed)
+        for turn in turns:
+            before, result = set(game.made), game.step(turn)
+        return not result.valid or bool(set(game.made) - before - set(game.wanted))
 
 
 @dataclass(slots=True)
@@ -79,7 +108,7 @@ class Recipes:
 def make_recipes(config: CraftingConfig, task_id: str) -> Recipes:
     """The recipes of a task: an item of each level takes one of the level below, so that none can be left out."""
     rng = random.Random(task_id)
-    base, made = rng.sample(BASE_ITEMS, len(BASE_ITEMS)), rng.sample(MADE_ITEMS, len(MADE_ITEMS))
+    base, made = (rng.sample(names, len(names)) for names in (BASE_ITEMS[: config.names], MADE_ITEMS[: config.names]))
     recipes, below = Recipes(made[config.depth - 1]), base[0]
     for level in range(config.depth):
         others = rng.sample(base[1:] + made[:level], rng.randint(0, config.branching - 1))
@@ -128,7 +157,11 @@ class Crafting:
         ingredients = self.recipes.ingredients
         base = [f"get {number} {item}" for item, number in sorted(self.wanted.items()) if item not in ingredients]
         made = [self.recipes.line(item) for item in ingredients for _ in range(self.wanted[item])]
-        return [f"{ACTION} {action}" for action in base + made]
+        turns, rng = [f"{ACTION} {action}" for action in base + made], random.Random(f"solution/{task_id}/{seed}")
+        if rng.random() < self.config.spare_restarts:
+            first = f"{self.config.spare_thought}\n{turns[0]}".lstrip()
+            turns = [*turns[: rng.randrange(1, len(turns))], first, *turns[1:]]
+        return turns
 
     def _act(self, action: str) -> str:
         verb, _, rest = action.partition(" ")
@@ -154,7 +187,10 @@ class Crafting:
     def _craft(self, item: str, number: int, used: str) -> str:
         given = [COUNTED.fullmatch(part.strip()) for part in used.split(",")]
         recipe = self.recipes.ingredients.get(item)
-        if recipe is None or number != 1 or {part[2]: int(part[1]) for part in given if part} != recipe:
+        using = {part[2]: int(part[1]) for part in given if part}
+        if recipe is None or number != 1 or using != recipe:
+            if self.config.spoils:
+                self.inventory -= Counter(using)
             return f"Could not find a valid recipe for {item}."
         missing = Counter(recipe) - self.inventory
         if missing:

@@ -54,6 +54,7 @@ class TinyModelConfig(Config):
     vocabulary_size: int = Field(default=2048, ge=300, description="most tokens that bpe may learn")
     corpus_file: str | None = Field(default=None, description="text that bpe learns its merges from")
     tie_embeddings: bool = True
+    initializer_range: float = Field(default=0.02, gt=0, description="standard deviation of the first weights")
     seed: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")
@@ -105,6 +106,7 @@ def qwen2_config(config: TinyModelConfig, tokenizer: "PreTrainedTokenizerBase") 
         num_key_value_heads=config.key_value_heads,
         max_position_embeddings=config.max_length,
         tie_word_embeddings=config.tie_embeddings,
+        initializer_range=config.initializer_range,
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from posttrain.agents.crafting import Crafting, CraftingConfig, make_recipes
+from posttrain.agents.crafting import MADE_ITEMS, Crafting, CraftingConfig, make_recipes
 from posttrain.agents.environment import WITHOUT_ACTION, parse_action
 from posttrain.agents.vault import KEYS, Vault, VaultConfig
 
@@ -133,6 +133,54 @@ def test_partial_reward_is_the_share_of_what_was_made() -> None:
     turns = game.solution("crafting/3", 0)
     rewards = [play(game, "crafting/3", turns[:end]).reward for end in range(1, len(turns) + 1)]
     assert rewards == pytest.approx([0, 1 / 3, 2 / 3, 1])
+
+
+def test_a_wrong_craft_spoils_its_ingredients_and_they_are_got_again() -> None:
+    config = CraftingConfig(branching=1, most_needed=1, distractors=1, names=6, spoils=True)
+    at = []
+    for task_id in config.task_ids("eval")[:20]:
+        game, solution = config.build(), config.build().solution(task_id, 0)
+        *right, wrong = config.mistake(task_id, 0)
+        assert right == solution[: len(right)]
+        assert "valid recipe" in play(game, task_id, [*right, wrong]).observation
+        assert game.inventory.total() == 0
+        assert [config.went_wrong(task_id, 0, turns) for turns in (right, [*right, wrong])] == [False, True]
+        assert not game.step(solution[-1]).done  # what it takes is gone
+        assert play(game, task_id, [*right, wrong, *solution]).reward == 1.0
+        at.append(len(right))
+    assert set(at) == {1, 2}
+
+
+def test_to_make_what_the_goal_does_not_take_is_a_mistake() -> None:
+    config = CraftingConfig(branching=1, most_needed=1, distractors=1)
+    game = config.build()
+    game.reset("crafting/3", 0)
+    aside = list(game.recipes.ingredients)[-1]
+    turns = [f"Action: get 1 {next(iter(game.recipes.ingredients[aside]))}", f"Action: {game.recipes.line(aside)}"]
+    assert [config.went_wrong("crafting/3", 0, turns[:end]) for end in (1, 2)] == [False, True]
+    assert not config.went_wrong("crafting/3", 0, [*turns, "Action: inventory"])  # the step before was
+
+
+def test_few_names_are_all_that_is_told_and_too_few_are_refused() -> None:
+    config = CraftingConfig(branching=1, distractors=1, names=4)
+    told = {item for number in range(50) for item in make_recipes(config, f"crafting/{number}").ingredients}
+    assert told == set(MADE_ITEMS[:4])
+    with pytest.raises(ValueError, match="names must be at least depth"):
+        CraftingConfig(branching=1, distractors=1, names=3)
+
+
+def test_a_share_of_the_crafting_solutions_begins_anew() -> None:
+    config = CraftingConfig(branching=1, spare_restarts=0.25, spare_thought="I erred.")
+    plain = config.model_copy(update={"spare_restarts": 0.0})
+    anew = 0
+    for task_id in config.task_ids("train")[:300]:
+        turns, right = config.build().solution(task_id, 0), plain.build().solution(task_id, 0)
+        assert play(config.build(), task_id, turns).reward == 1.0
+        if turns != right:
+            at = turns.index(f"I erred.\n{right[0]}")
+            assert (turns[:at], turns[at + 1 :]) == (right[:at], right[1:])
+            anew += 1
+    assert anew / 300 == pytest.approx(0.25, abs=0.06)
 
 
 @pytest.mark.parametrize("config", [VaultConfig(), CraftingConfig()])

@@ -116,6 +116,13 @@ def test_weights_depend_on_the_seed_alone_and_leave_the_global_state(tmp_path: P
     assert not torch.equal(first["model.embed_tokens.weight"], other["model.embed_tokens.weight"])
 
 
+def test_the_first_weights_spread_as_told(tmp_path: Path) -> None:
+    config = TinyModelConfig(hidden_size=64, heads=2, layers=1, initializer_range=0.1)
+    model = AutoModelForCausalLM.from_pretrained(create_tiny_model(tmp_path, config))
+    weights = model.model.layers[0].mlp.up_proj.weight  # 49,152 of them: the error of their deviation is 0.0003
+    assert float(weights.std()) == pytest.approx(0.1, abs=0.002)
+
+
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
