@@ -41,12 +41,14 @@ class Communication:
     def watch(self, model: Any) -> None:
         """Time the collectives that accelerate calls, and the gradient averaging of a DDP ``model``."""
         import torch.distributed as distributed
+        from torch import Tensor
+        from torch.futures import Future
 
         all_reduce = distributed.all_reduce
         for name in ("all_reduce", "all_gather", "all_gather_object", "broadcast", "barrier"):
             setattr(distributed, name, self._timed(getattr(distributed, name)))
 
-        def average(_: Any, bucket: Any) -> Any:
+        def average(_: object, bucket: distributed.GradBucket) -> Future[Tensor]:
             """DDP's own averaging, timed."""
             started = time.perf_counter()
             gradients = bucket.buffer().div_(distributed.get_world_size())
