@@ -121,6 +121,7 @@ def work(model: Path, folder: Path, steps: int) -> None:
             )
     session.close()
     leave_process_group()
+    os._exit(0)  # the averaging hook's thread may still want the interpreter, which waits for it: neither would end
 
 
 def main() -> None:
