@@ -68,6 +68,25 @@ def tokens_per_second(run: Callable[[], int]) -> float:
     return tokens / (time.perf_counter() - started)
 
 
+def compare(engine: Any, batch: list[RolloutRequest], repeats: int, tolerance: float = 0.0) -> dict[str, Any]:
+    """Tokens/s of both sides (medians), the median ratio of neighbouring runs, and the tokens drawn, which may differ
+    by ``tolerance`` of them (a GPU's bfloat16 sums depend on what runs beside a request)."""
+    sides: dict[str, Callable[[], int]] = {
+        "ours": lambda: sum(len(rollout.completion_ids) for rollout in engine.generate(batch)),
+        "peer": lambda: bare_generate(engine.llm, batch),
+    }
+    counts = {side: run() for side, run in sides.items()}
+    difference = abs(counts["ours"] - counts["peer"])
+    assert difference <= tolerance * counts["peer"], f"the sides drew different rollouts: {counts}"
+    speeds: dict[str, list[float]] = {"ours": [], "peer": []}
+    for repeat in range(repeats):
+        for side in sorted(sides, reverse=repeat % 2 == 1):
+            speeds[side].append(tokens_per_second(sides[side]))
+    ratio = statistics.median(a / b for a, b in zip(speeds["ours"], speeds["peer"], strict=True))
+    medians = {side: statistics.median(values) for side, values in speeds.items()}
+    return {**medians, "ratio": ratio, "tokens": counts["ours"]}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--prompts", type=int, default=16)
@@ -78,25 +97,15 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         engine = VLLMEngineConfig(max_num_seqs=64).build(create_tiny_model(folder, TinyModelConfig()))
     batch = requests(arguments.prompts, arguments.rollouts, arguments.max_tokens)
-    sides: dict[str, Callable[[], int]] = {
-        "ours": lambda: sum(len(rollout.completion_ids) for rollout in engine.generate(batch)),
-        "peer": lambda: bare_generate(engine.llm, batch),
-    }
-    counts = {side: run() for side, run in sides.items()}
-    assert counts["ours"] == counts["peer"], f"the sides drew different rollouts: {counts}"
-    speeds: dict[str, list[float]] = {"ours": [], "peer": []}
-    for repeat in range(arguments.repeats):
-        for side in sorted(sides, reverse=repeat % 2 == 1):
-            speeds[side].append(tokens_per_second(sides[side]))
+    result = compare(engine, batch, arguments.repeats)
     engine.close()
-    ours, peer = statistics.median(speeds["ours"]), statistics.median(speeds["peer"])
-    ratio = statistics.median(a / b for a, b in zip(speeds["ours"], speeds["peer"], strict=True))
     setting = (
         f"2.3 M Qwen2, float32, CPU, {arguments.prompts} prompts x {arguments.rollouts} rollouts, at most "
-        f"{arguments.max_tokens} tokens, {counts['ours']} tokens drawn, tokens/s, medians of {arguments.repeats} pairs"
+        f"{arguments.max_tokens} tokens, {result['tokens']} tokens drawn, tokens/s, medians of {arguments.repeats} "
+        "pairs"
     )
-    result = {"name": "rollout_overhead", "ours": round(ours), "peer": round(peer), "ratio": round(ratio, 4)}
-    print(json.dumps(result | {"setting": setting}))
+    rounded = {"ours": round(result["ours"]), "peer": round(result["peer"]), "ratio": round(result["ratio"], 4)}
+    print(json.dumps({"name": "rollout_overhead", **rounded, "setting": setting}))
 
 
 if __name__ == "__main__":

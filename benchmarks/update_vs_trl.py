@@ -31,10 +31,10 @@ LEARNING_RATE = 1e-4
 MODEL = {"hidden_size": 384, "intermediate_size": 1280, "layers": 5, "heads": 6, "key_value_heads": 2}
 
 
-def completion_lengths(skewed: bool) -> list[int]:
+def completion_lengths(skewed: bool, shortest: int = SHORTEST, longest: int = LONGEST) -> list[int]:
     """64 lengths in random order: evenly spread on a log scale, or all equal to the mean of those."""
     count = PROMPTS * GROUP
-    lengths = [round(SHORTEST * (LONGEST / SHORTEST) ** (place / (count - 1))) for place in range(count)]
+    lengths = [round(shortest * (longest / shortest) ** (place / (count - 1))) for place in range(count)]
     random.Random(0).shuffle(lengths)
     return lengths if skewed else [round(sum(lengths) / count)] * count
 
@@ -65,8 +65,14 @@ def make_groups(lengths: list[int]) -> list[Any]:
     ]
 
 
-def our_step(model: Path, groups: list[Any], folder: Path) -> Callable[[], float]:
-    """A function that runs one of our updates on ``groups`` and returns its loss."""
+def longest_of(groups: list[Any]) -> int:
+    return max(len(rollout.completion_ids) for group in groups for rollout in group.rollouts)
+
+
+def our_step(
+    model: Path, groups: list[Any], folder: Path, tokens_per_micro_batch: int, model_config: Any
+) -> Callable[[], dict[str, float]]:
+    """A function that runs one of our updates on ``groups`` and returns its metrics."""
     from posttrain.rewards.trl_function import TRLFunctionReward
     from posttrain.trainers.grpo import GRPOTrainer
     from posttrain.trainers.grpo_config import GRPOConfig
@@ -76,19 +82,23 @@ def our_step(model: Path, groups: list[Any], folder: Path) -> Callable[[], float
         model,
         GRPOConfig(
             learning_rate=LEARNING_RATE,
-            tokens_per_micro_batch=TOKENS_PER_MICRO_BATCH,
-            sampling={"max_completion_tokens": LONGEST},
+            tokens_per_micro_batch=tokens_per_micro_batch,
+            sampling={"max_completion_tokens": longest_of(groups)},
         ),
         reward=TRLFunctionReward(function=lambda completions, **_: [0.0] * len(completions)),
         train_dataset=[group.example for group in groups],
+        model_config=model_config,
         run=RunConfig(folder=str(folder)),
     )
     samples = trainer.assign_credit(groups)
-    return lambda: trainer.update_policy(samples)["policy/loss"]
+    return lambda: trainer.update_policy(samples)
 
 
-def trl_trainer(model: Path, groups: list[Any], folder: Path, batch_size: int, steps: int) -> Any:
-    """TRL's trainer with the rollouts pinned; ``generation_seconds`` is what its last step spent outside the update."""
+def trl_trainer(
+    model: Path, groups: list[Any], folder: Path, batch_size: int, steps: int, settings: dict[str, Any]
+) -> Any:
+    """TRL's trainer with the rollouts pinned and these ``settings`` of its config; ``generation_seconds`` is what its
+    last step spent outside the update."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="TRL currently supports vLLM versions", category=UserWarning)
         import trl
@@ -100,9 +110,9 @@ def trl_trainer(model: Path, groups: list[Any], folder: Path, batch_size: int, s
         generation_seconds = 0.0
 
         def _generate_and_score_completions(self, inputs: Any) -> Any:
-            started = time.perf_counter()
+            started = now()
             output = super()._generate_and_score_completions(inputs)
-            self.generation_seconds = time.perf_counter() - started
+            self.generation_seconds = now() - started
             return output
 
     arguments = trl.GRPOConfig(
@@ -111,20 +121,20 @@ def trl_trainer(model: Path, groups: list[Any], folder: Path, batch_size: int, s
         num_generations=GROUP,
         per_device_train_batch_size=batch_size,
         gradient_accumulation_steps=PROMPTS * GROUP // batch_size,
-        max_completion_length=LONGEST,
+        max_completion_length=longest_of(groups),
         learning_rate=LEARNING_RATE,
         lr_scheduler_type="constant",
         optim="adamw_torch",
         gradient_checkpointing=False,
         disable_dropout=True,
         shuffle_dataset=False,
-        use_cpu=True,
         bf16=False,
         save_strategy="no",
         logging_strategy="no",
         report_to=[],
         disable_tqdm=True,
         log_level="error",
+        **settings,
     )
     return TimedGRPO(
         model=str(model),
@@ -140,25 +150,49 @@ def trl_trainer(model: Path, groups: list[Any], folder: Path, batch_size: int, s
     )
 
 
-def compare(model: Path, lengths: list[int], folder: Path, batch_size: int, rounds: int) -> dict[str, Any]:
+def now() -> float:
+    """Seconds, once the GPU (if there is one) has done what it was given."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def compare(
+    model: Path,
+    lengths: list[int],
+    folder: Path,
+    batch_size: int,
+    rounds: int,
+    *,
+    tokens_per_micro_batch: int = TOKENS_PER_MICRO_BATCH,
+    model_config: Any = None,
+    trl_settings: dict[str, Any] | None = None,
+) -> dict[str, Any]:
     """Run ``rounds`` timed rounds after the warm-up, TRL's step and ours in turn."""
     from transformers import PrinterCallback, TrainerCallback
 
     groups = make_groups(lengths)
-    ours = our_step(model, groups, folder / "ours")
-    trainer = trl_trainer(model, groups, folder / "trl", batch_size, WARM_UP + rounds)
+    ours = our_step(model, groups, folder / "ours", tokens_per_micro_batch, model_config)
+    settings = {"use_cpu": True} if trl_settings is None else trl_settings
+    trainer = trl_trainer(model, groups, folder / "trl", batch_size, WARM_UP + rounds, settings)
     seconds: dict[str, list[float]] = {"ours": [], "peer": []}
     losses: dict[str, list[float]] = {"ours": [], "peer": []}
+    utilisation: list[float] = []
 
     class TakeTurns(TrainerCallback):
         def on_step_begin(self, *_: Any, **__: Any) -> None:
-            self.started = time.perf_counter()
+            self.started = now()
 
         def on_step_end(self, *_: Any, **__: Any) -> None:
-            seconds["peer"].append(time.perf_counter() - self.started - trainer.generation_seconds)
-            started = time.perf_counter()
-            losses["ours"].append(ours())
-            seconds["ours"].append(time.perf_counter() - started)
+            seconds["peer"].append(now() - self.started - trainer.generation_seconds)
+            started = now()
+            metrics = ours()
+            seconds["ours"].append(now() - started)
+            losses["ours"].append(metrics["policy/loss"])
+            if "speed/mfu" in metrics:
+                utilisation.append(metrics["speed/mfu"])
 
     original = trainer.training_step
 
@@ -178,6 +212,7 @@ def compare(model: Path, lengths: list[int], folder: Path, batch_size: int, roun
         **speed,
         "ratio": speed["ours"] / speed["peer"],
         "seconds": {side: [round(value, 3) for value in times[WARM_UP:]] for side, times in seconds.items()},
+        "mfu": statistics.median(utilisation[WARM_UP:]) if utilisation else None,
         "first_loss": {"ours": losses["ours"][0], "peer": first_peer_loss},
         "completion_tokens": tokens,
         "padded_completion_tokens": max(lengths) * len(lengths),
@@ -216,8 +251,8 @@ def main() -> None:
         "dtype": "float32",
         "tokens_per_micro_batch": TOKENS_PER_MICRO_BATCH,
         "trl_batch_size": options.trl_batch_size,
-        "skewed": {name: value for name, value in skewed.items() if name not in ("ours", "peer", "ratio")},
-        "equal_lengths": equal,
+        "skewed": {name: value for name, value in skewed.items() if name not in ("ours", "peer", "ratio", "mfu")},
+        "equal_lengths": {name: value for name, value in equal.items() if name != "mfu"},
         "torch": torch.__version__,
     }
     print(

@@ -19,7 +19,7 @@ FLOORS = (
     {"cli", "__main__"},
 )
 FLOOR_OF = {room: number for number, rooms in enumerate(FLOORS, start=1) for room in rooms}
-MOST_LINES_OF_A_FILE, MOST_LINES_OF_A_FUNCTION, MOST_LINES_IN_ALL = 500, 60, 32_000
+MOST_LINES_OF_A_FILE, MOST_LINES_OF_A_FUNCTION, MOST_LINES_IN_ALL = 500, 60, 30_000
 
 
 def room_of(path: Path) -> str:

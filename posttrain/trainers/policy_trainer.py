@@ -44,6 +44,7 @@ from posttrain.training.accelerator import (
     sharded_if_zero3,
     zero_stage,
 )
+from posttrain.training.flops import peak_flops, update_flops
 from posttrain.training.model import (
     PolicyModel,
     add_adapter,
@@ -267,6 +268,7 @@ class PolicyTrainer:
             self.enter(part)
             for batch in part.batches:
                 self.prepare(batch)
+        started = time.perf_counter()
         for _ in range(self.config.updates_per_step):
             for part in minibatches:
                 self.enter(part)
@@ -276,6 +278,11 @@ class PolicyTrainer:
                 metrics |= result.metrics
                 metrics |= self.mismatch.metrics(self.accelerator)
                 metrics |= {"policy/loss": result.loss, "policy/gradient_norm": result.gradient_norm}
+        peak = peak_flops(self.accelerator.device)
+        if peak is not None and minibatches:
+            flops = sum(update_flops(self.causal_lm, batch) for part in minibatches for batch in part.batches)
+            seconds = time.perf_counter() - started
+            metrics["speed/mfu"] = self.config.updates_per_step * flops / (seconds * peak)
         return metrics
 
     def minibatches(self, samples: list[TrainingSample]) -> list[list[TrainingSample]]:
