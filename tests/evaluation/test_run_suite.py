@@ -173,7 +173,14 @@ def test_wins_are_also_told_at_equal_length(tmp_path: Path, tiny_model_folder: P
             "sets.a: task: the set is empty",
         ),
         ({"task": ADDITIONS, "category": "subject"}, r"sets.a: category: the row 'eval:.*' has no column 'subject'"),
-        ({"task": ADDITIONS, "length_control": True}, r"sets.a: length_control: the row 'eval:.*' has no reference"),
+        (
+            {
+                "task": {"type": "rows", "path": "FILE"},
+                "reward": {"type": "regex_match", "pattern": "e"},
+                "length_control": True,
+            },
+            r"sets.a: length_control: the row '.*' has no reference",
+        ),
         ({"task": ADDITIONS}, "sets.a: name the model that answers: --model"),
     ],
 )
