@@ -152,7 +152,7 @@ def test_the_end_of_sequence_token_ends_a_completion(
 
 def test_rollouts_stream_out_and_requests_stream_in(engine: RolloutEngine, make_request: Make) -> None:
     short = make_request(PROMPTS[0], temperature=0, max_completion_tokens=2)
-    long = make_request(PROMPTS[0], temperature=0, max_completion_tokens=60)
+    long = make_request(PROMPTS[0], temperature=0, max_completion_tokens=200)
     referee = make_request(PROMPTS[1], n=3, max_completion_tokens=2)
     engine.submit([long, short])
     order = []
