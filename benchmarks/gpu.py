@@ -181,7 +181,7 @@ def step(place: Place) -> dict[str, Any]:
     names = ("time/step", "time/generate", "time/update", "time/sync", "completion/length_mean", "speed/mfu")
     return {
         **{name: statistics.median(line[name] for line in metrics) for name in names if name in metrics[0]},
-        "sleep_mode": trainer.engine.sleep_mode,
+        "sleep_mode": trainer.engine.config.sleep_mode,
         "rollouts": load.prompts * config.rollouts_per_prompt,
         "sync_seconds_per_billion_parameters": statistics.median(syncs) / billions,
     }

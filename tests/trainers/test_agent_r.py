@@ -264,7 +264,7 @@ def test_from_the_base_an_iteration_is_the_first_of_a_new_run(make: Callable[...
     def weights(trainer: AgentRTrainer) -> dict[str, torch.Tensor]:
         return copy.deepcopy(trainer.causal_lm.state_dict())
 
-    restarted, fresh = make("base", restart_from="base"), make("fresh")
+    restarted, fresh = make("base", restart_from="base", steps=2), make("fresh", steps=2)
     restarted.train_step()
     first = weights(restarted)
     _, _, samples = restarted.train_step()
