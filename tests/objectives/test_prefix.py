@@ -47,6 +47,10 @@ def test_prefix_length(ratio: float, tokens: int, minimum: int, length: int) -> 
     assert prefix_length(ratio, tokens, minimum, 1000) == length
 
 
+def test_of_two_tokens_one_may_be_given_and_of_one_none() -> None:
+    assert [prefix_length(1.0, tokens, 1, 10) for tokens in (0, 1, 2)] == [0, 0, 1]
+
+
 def test_a_prefix_leaves_room_to_go_on() -> None:
     assert prefix_length(0.9, 100, 1, 15) == 15
     assert prefix_length(0.9, 100, 1, -3) == 0
