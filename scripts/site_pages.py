@@ -39,8 +39,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
     from config_reference import configuration_page
 
-    for path in sorted(path for pattern in READMES for path in ROOT.glob(pattern)):
-        files.append(File.generated(config, _page_of(path), content=path.read_text()))
+    for uri, path in README_OF.items():
+        files.append(File.generated(config, uri, content=path.read_text()))
     files.append(File.generated(config, "reference/configuration.md", content=configuration_page()))
     for room in ROOMS:
         files.append(File.generated(config, f"reference/{room}.md", content=_api_page(room)))
@@ -77,11 +77,7 @@ def _resolve(uri: str, link: str) -> Path:
 
 def _source_of(uri: str) -> Path:
     """The file that page ``uri`` was made from."""
-    for pattern in READMES:
-        for path in ROOT.glob(pattern):
-            if _page_of(path) == uri:
-                return path
-    return ROOT / "docs" / uri
+    return README_OF.get(uri, ROOT / "docs" / uri)
 
 
 def _page_of(readme: Path) -> str:
@@ -93,7 +89,7 @@ def _uri_of(target: Path) -> str:
     """Where a file of the repository is in the site."""
     if target.is_relative_to(ROOT / "docs"):
         return target.relative_to(ROOT / "docs").as_posix()
-    if target.name == "README.md" and any(target in ROOT.glob(pattern) for pattern in READMES):
+    if target in README_OF.values():
         return _page_of(target)
     name = target.relative_to(ROOT).as_posix()
     if target.is_dir() and target.name in ROOMS:
@@ -115,3 +111,6 @@ def _api_page(room: str) -> str:
     modules = [package.with_suffix(".py")] if package.with_suffix(".py").is_file() else sorted(package.rglob("*.py"))
     names = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in modules if path.name != "__init__.py"]
     return "\n\n".join([f"# posttrain.{room}", *(f"::: {name}" for name in names)]) + "\n"
+
+
+README_OF = {_page_of(path): path for path in sorted(path for pattern in READMES for path in ROOT.glob(pattern))}

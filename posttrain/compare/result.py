@@ -1,9 +1,7 @@
 """What a comparison found: one row a run, statistics over seeds, and which expectations hold."""
 
 import difflib
-import itertools
 import math
-import operator
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -14,6 +12,7 @@ from typing import Any
 from posttrain.compare.config import BudgetConfig, ComparisonConfig
 from posttrain.compare.expectation import MEASURES, Expectation
 from posttrain.errors import JobError
+from posttrain.evaluation.metrics import sign_flip_p
 from posttrain.training.run_log import read_metrics
 
 Curve = tuple[tuple[float, float], ...]
@@ -169,20 +168,12 @@ class ComparisonResult:
         return {
             **{measure: asdict(spread) if spread else None for measure, spread in spreads.items()},
             "difference_to_first_arm": paired
-            and {**asdict(paired), "sign_flip_p": sign_flip_p(list(differences.values())), "per_seed": differences},
+            and {
+                **asdict(paired),
+                "sign_flip_p": sign_flip_p(list(differences.values()), grid=1),
+                "per_seed": differences,
+            },
         }
-
-
-def sign_flip_p(differences: Sequence[float]) -> float:
-    """Two-sided p-value of paired differences: the share of all ``2^n`` choices of their signs whose sum is as far from
-    0 as theirs. It is exact, and no smaller than ``2^(1-n)``: 0.25 for three seeds.
-
-    Args:
-        differences: one a seed.
-    """
-    reached = abs(sum(differences)) * (1 - 1e-12)  # rounding must not part sums that are equal
-    choices = itertools.product((-1, 1), repeat=len(differences))
-    return statistics.fmean(abs(sum(map(operator.mul, signs, differences))) >= reached for signs in choices)
 
 
 def _row_json(row: RunResult) -> dict[str, Any]:

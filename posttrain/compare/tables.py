@@ -4,7 +4,8 @@ import textwrap
 from collections.abc import Callable, Sequence
 
 from posttrain.compare.expectation import MEASURES
-from posttrain.compare.result import ComparisonResult, Spread, sign_flip_p
+from posttrain.compare.result import ComparisonResult, Spread
+from posttrain.evaluation.metrics import sign_flip_p
 from posttrain.report.formats import duration, number
 
 WIDTH = 80
@@ -41,7 +42,7 @@ def difference_rows(result: ComparisonResult) -> Rows:
         differences = result.differences(arm)
         spread = Spread.of(list(differences.values()))
         per_seed = [f"{differences[seed]:+.3f}" if seed in differences else "–" for seed in result.config.seeds]
-        p = f"{sign_flip_p(list(differences.values())):.2g}" if len(differences) > 1 else "–"
+        p = f"{sign_flip_p(list(differences.values()), grid=1):.2g}" if len(differences) > 1 else "–"
         rows.append([arm, f"{spread.mean:+.3f}" if spread else "–", _std(spread), p, *per_seed])
     return rows
 

@@ -7,7 +7,7 @@ import math
 import random
 from collections import Counter
 from collections.abc import Sequence
-from itertools import combinations
+from itertools import combinations, product
 from statistics import fmean
 
 import numpy as np
@@ -16,6 +16,7 @@ from posttrain.evaluation.agreement import Estimate, estimate
 from posttrain.rewards.scoring.check import wilson
 
 MOST_SUBSETS = 2000  # that maj@k goes through; of more, as many are drawn
+MOST_ENUMERATED = 16  # paired differences whose every choice of signs is looked at
 SIGN_FLIPS = 20_000  # drawn where the exact distribution is out of reach
 FLIPS_AT_ONCE = 1000
 
@@ -63,13 +64,17 @@ def interval(values: Sequence[float]) -> Estimate:
 def sign_flip_p(differences: Sequence[float], grid: int) -> float:
     """The two-sided p-value of paired ``differences`` [N] under: each could as well have had the other sign.
 
-    Where all are multiples of 1 / ``grid`` the distribution of their sum is exact; of differences of -1, 0 and 1 this
-    is the exact McNemar test. Others have ``SIGN_FLIPS`` draws of a fixed seed, the observed one counted among them.
+    Of few, every choice of signs is looked at: p is exact, and at least ``2^(1-N)``, 0.25 for three. Where all are
+    multiples of 1 / ``grid`` the distribution of their sum is exact, too; of differences of -1, 0 and 1 this is the
+    exact McNemar test. Others have ``SIGN_FLIPS`` draws of a fixed seed, the observed one counted among them.
     """
     values = np.abs(np.array([each for each in differences if each != 0]))
     if not len(values):
         return 1.0
     observed = abs(math.fsum(differences))
+    if len(values) <= MOST_ENUMERATED:
+        choices = np.array(list(product((-1, 1), repeat=len(values))), dtype=np.int8)
+        return float((np.abs(choices @ values) >= observed * (1 - 1e-12)).mean())  # rounding parts no equal sums
     steps = np.rint(values * grid).astype(int)
     if np.abs(values * grid - steps).max() < 1e-6:
         chances = np.array([1.0])  # of the sums, from the lowest, two steps apart

@@ -70,7 +70,7 @@ def run_suite(
 
         @cache
         def engine() -> RolloutEngine:
-            built: RolloutEngine = stack.enter_context(closing(suite.engine.build(model, suite.seed)))
+            built: RolloutEngine = stack.enter_context(closing(suite.engine.build(model_path=model, seed=suite.seed)))
             return built
 
         for each in sets:
@@ -165,7 +165,7 @@ def answered(
 
         if missing:
             around: Any = SimpleNamespace(build=lambda model_path, seed: engine())
-            playing = each.task.engine(around).build(model, suite.seed) if environment else engine()
+            playing = each.task.engine(around).build(model_path=model, seed=suite.seed) if environment else engine()
             room = playing.context_length - sampling.max_completion_tokens
             PromptEncoder(tokenizer, room).check(request.example for request in missing)
             drawn, _ = collect_groups(playing, missing, each.reward, on_scored=keep)

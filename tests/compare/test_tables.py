@@ -3,8 +3,9 @@
 import pytest
 
 from posttrain.compare.config import ComparisonConfig
-from posttrain.compare.result import ComparisonResult, Failure, RunResult, sign_flip_p
+from posttrain.compare.result import ComparisonResult, Failure, RunResult
 from posttrain.compare.tables import arm_rows, difference_rows, markdown, terminal_text
+from posttrain.evaluation.metrics import sign_flip_p
 
 ARMS = ("oreal", "an-arm-with-a-name-that-is-too-long-for-a-terminal", "positives-only")
 
@@ -79,8 +80,8 @@ def test_remarks_and_command() -> None:
     ],
 )
 def test_sign_flip_p(differences: list[float], p: float) -> None:
-    assert sign_flip_p(differences) == p
-    assert sign_flip_p([-difference for difference in differences]) == p
+    assert sign_flip_p(differences, 1) == p
+    assert sign_flip_p([-difference for difference in differences], 1) == p
 
 
 def test_what_p_can_say_is_said() -> None:
