@@ -2,15 +2,17 @@
 
 import os
 import re
+import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
 from accelerate.commands.config.config_args import load_config_from_file
-from accelerate.utils import DistributedType
+from accelerate.utils import DistributedType, is_port_in_use
 
 from posttrain.errors import JobError
 from posttrain.training.accelerator import make_accelerator
@@ -75,33 +77,40 @@ def test_a_dry_run_knows_the_launch() -> None:
 
 @pytest.mark.slow
 def test_machines_meet_by_themselves(tmp_path: Path) -> None:
-    """Two launchers of one process each, as on two machines."""
+    """Two launchers of one process each, as on two machines.
+
+    The second starts when the first listens: here each of them could be the host, and accelerate has machine 0 refuse
+    a port that is taken.
+    """
     (tmp_path / "ranks.py").write_text(RANKS)
     file = str(CONFIGS / "multi-node-rendezvous.yaml")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
     command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", file, "--rdzv_backend", "c10d"]
-    meeting = ["--num_processes", "2", "--main_process_ip", "127.0.0.1", "--main_process_port", "29517"]
+    meeting = ["--num_processes", "2", "--main_process_ip", "127.0.0.1", "--main_process_port", str(port)]
     env = os.environ | {"PYTHONPATH": str(ROOT)}
     logs = [tmp_path / f"machine{rank}.log" for rank in range(2)]
-    machines = [
-        subprocess.Popen(
-            [*command, *meeting, "--machine_rank", str(rank), str(tmp_path / "ranks.py")],
-            env=env,
-            stdout=log.open("w"),
-            stderr=subprocess.STDOUT,
-        )
-        for rank, log in enumerate(logs)
-    ]
-    expected, deadline = "ranks [0, 1] gloo 3 no", time.monotonic() + 300
-    try:
-        while not any(expected in log.read_text() for log in logs) and time.monotonic() < deadline:
-            assert [machine.poll() or 0 for machine in machines] == [0, 0], [log.read_text() for log in logs]
+    machines: list[subprocess.Popen[bytes]] = []
+
+    def wait_for(sign: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 300
+        while not sign() and time.monotonic() < deadline:
+            assert not any(machine.poll() for machine in machines), [log.read_text() for log in logs]
             time.sleep(0.5)
+        assert sign(), [log.read_text() for log in logs]
+
+    try:
+        for rank, log in enumerate(logs):
+            with log.open("w") as out:
+                arguments = [*command, *meeting, "--machine_rank", str(rank), str(tmp_path / "ranks.py")]
+                machines.append(subprocess.Popen(arguments, env=env, stdout=out, stderr=subprocess.STDOUT))
+            wait_for(lambda: is_port_in_use(port))
+        wait_for(lambda: any("ranks [0, 1] gloo 3 no" in log.read_text() for log in logs if log.exists()))
     finally:  # a launcher may wait minutes for one that has left before it
         for machine in machines:
             machine.terminate()
         for machine in machines:
             machine.wait(60)
-    assert any(expected in log.read_text() for log in logs), [log.read_text() for log in logs]
 
 
 def test_fsdp_on_a_cpu_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
