@@ -73,13 +73,19 @@ def main() -> None:
     parser.add_argument("--one-by-one", type=int, default=2, help="trees that are also grown one at a time")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--max-turn-tokens", type=int, default=64)
+    parser.add_argument(
+        "--hidden-size", type=int, default=64, help="of the model; 64 and 2 layers as in recipes/agent_r"
+    )
+    parser.add_argument("--layers", type=int, default=2)
     options = parser.parse_args()
     task = EnvironmentTaskConfig(environment=VaultConfig(max_steps=6), train_tasks=options.trees).build()
     examples = task.train_examples()
     configs = {"together": SearchConfig(iterations=4), "alone": SearchConfig(iterations=4, in_flight=1)}
     config, sampling = configs["together"], Sampling(max_completion_tokens=options.max_turn_tokens)
     with tempfile.TemporaryDirectory() as folder:
-        model = create_tiny_model(folder, TinyModelConfig(hidden_size=128, intermediate_size=512, layers=3))
+        width = options.hidden_size
+        sizes = {"hidden_size": width, "intermediate_size": 4 * width, "layers": options.layers}
+        model = create_tiny_model(folder, TinyModelConfig(**sizes, heads=2, key_value_heads=1))
         inside = VLLMEngineConfig(max_num_seqs=512) if options.engine == "vllm" else TransformersEngineConfig()
         engine = inside.build(model, 0)
     pool = EnvironmentPool(task.config)
@@ -100,7 +106,7 @@ def main() -> None:
     middle = {side: statistics.median(values) for side, values in rates.items()}
     setting = {
         "engine": options.engine,
-        "model": "0.8 M Qwen2, float32, CPU",
+        "model": {"architecture": "Qwen2, float32"} | sizes,
         "trees": options.trees,
         "iterations": config.iterations,
         "children": config.children,

@@ -108,18 +108,22 @@ class GRPOTrainer(PolicyTrainer):
         return sample
 
     def prepare(self, batch: MicroBatch) -> None:
-        """Replace the engine's log-probs by the trainer's where they are not the old policy's exactly, and fold the
-        correction for the difference into the token weights."""
+        """Where samples are trained more than once: replace the engine's log-probs by the trainer's if they are not the
+        old policy's exactly, and correct the token weights for the difference."""
         super().prepare(batch)
-        correction, cap = self.correction, self.config.importance_cap
-        if correction is None and self.old_logprobs_are_known:
+        if self.config.one_update or (self.correction is None and self.old_logprobs_are_known):
             return
-        old = self.trainer_logprobs(batch)
-        if correction is not None:
-            factors = importance_weights(old, batch.engine_logprobs, batch.sample_index, correction, cap)
-            self.mismatch.truncated.append(factors >= cap if correction.endswith("truncate") else factors == 0)
-            batch.weights = batch.weights * factors
-        batch.behaviour_logprobs = old
+        batch.behaviour_logprobs = self.trainer_logprobs(batch)
+        batch.weights = self.corrected_weights(batch.behaviour_logprobs, batch)
+
+    def corrected_weights(self, old: Tensor, batch: MicroBatch) -> Tensor:
+        """The token weights [M] times the importance correction, from the engine's log-probs to ``old``, the trainer's."""
+        correction, cap = self.correction, self.config.importance_cap
+        if correction is None:
+            return batch.weights
+        factors = importance_weights(old, batch.engine_logprobs, batch.sample_index, correction, cap)
+        self.mismatch.truncated.append(factors >= cap if correction.endswith("truncate") else factors == 0)
+        return batch.weights * factors
 
     def loss(self, logprobs: Tensor, entropy: Tensor, batch: MicroBatch) -> LossOutput:
         """The clipped objective above."""
@@ -157,7 +161,8 @@ class GRPOTrainer(PolicyTrainer):
     def token_losses(self, logprobs: Tensor, batch: MicroBatch) -> tuple[Tensor, Tensor]:
         """The clipped losses [M], and which tokens a clip holds."""
         config, old = self.config, self.old_logprobs(logprobs, batch)
-        return clipped_policy_loss(logprobs, old, batch.weights, config.clip_low, config.clip_high, config.dual_clip)
+        weights = self.corrected_weights(old, batch) if config.one_update else batch.weights
+        return clipped_policy_loss(logprobs, old, weights, config.clip_low, config.clip_high, config.dual_clip)
 
     def reference_model(self) -> nn.Module | None:
         """The initial policy, or ``reference_model``, where a divergence from it is penalised."""

@@ -120,11 +120,13 @@ class SPEARTrainer(GRPOTrainer):
 
     def prepare(self, batch: MicroBatch) -> None:
         """GRPO's, but for replayed tokens: the policy that sampled them is long gone."""
-        weights, sampled = batch.weights, batch.behaviour_logprobs
+        sampled = batch.behaviour_logprobs
         super().prepare(batch)
-        old = is_replayed(batch)
-        batch.weights = torch.where(old, weights, batch.weights)
-        batch.behaviour_logprobs = torch.where(old, sampled, batch.behaviour_logprobs)
+        batch.behaviour_logprobs = torch.where(is_replayed(batch), sampled, batch.behaviour_logprobs)
+
+    def corrected_weights(self, old: Tensor, batch: MicroBatch) -> Tensor:
+        """GRPO's; replayed tokens are not corrected."""
+        return torch.where(is_replayed(batch), batch.weights, super().corrected_weights(old, batch))
 
     def old_logprobs(self, logprobs: Tensor, batch: MicroBatch) -> Tensor:
         """GRPO's; of replayed tokens, those of the policy that sampled them."""

@@ -16,7 +16,7 @@ from posttrain.errors import EngineDied
 from posttrain.rewards.reward import RewardInput, RewardOutput
 from posttrain.rollout.config import TransformersEngineConfig
 from posttrain.trainers.batches import Batch, BatchQueue
-from posttrain.trainers.credit import training_sample
+from posttrain.trainers.credit import StepCounts, training_sample
 from posttrain.trainers.grpo import GRPOTrainer
 from posttrain.trainers.grpo_config import GRPOConfig
 from posttrain.trainers.mismatch import MismatchMonitor
@@ -130,16 +130,26 @@ def test_the_next_batch_is_sampled_while_the_policy_is_updated(
         ({"max_staleness": 1, "importance_correction": "none"}, [1.0, 1.0, 1.0]),
     ],
 )
+@pytest.mark.parametrize("updates", [1, 2])
 def test_stale_tokens_are_weighed_by_truncated_ratios(
-    tmp_path: Path, tiny_model_folder: Path, keys: dict[str, Any], factors: list[float]
+    tmp_path: Path, tiny_model_folder: Path, keys: dict[str, Any], factors: list[float], updates: int
 ) -> None:
-    trainer = make(tmp_path, tiny_model_folder, **keys)
+    """At the first update the ratio to the old policy is 1, so that the loss is minus the sum of the weights."""
+    trainer = make(tmp_path, tiny_model_folder, updates_per_step=updates, loss="grpo", **keys)
     rollout = Rollout("r", 0, [70, 71], [80, 81, 82], [1, 1, 1], [0.0] * 3, "stop", 0, "")
     now = trainer.trainer_logprobs(collate([training_sample(rollout, 0.25)]))
     rollout.logprobs = (now - torch.tensor([2.0, 5.0, 0.5]).log()).tolist()
-    batch = collate([training_sample(rollout, 0.25)])
+    samples = [training_sample(rollout, 0.25)]
+    batch = collate(samples)
+    trainer.counts, trainer.tokens_run, forward, passes = StepCounts.of(samples), 3, trainer.update.model.forward, []
+    trainer.update.model.forward = lambda batch: passes.append(batch) or forward(batch)
     trainer.prepare(batch)
-    assert batch.weights.tolist() == pytest.approx([0.25 * factor for factor in factors], rel=1e-4)
+    losses, _ = trainer.token_losses(trainer.update.model(batch)[0], batch)
+    if updates == 1 or factors[0] != 1.0:
+        assert losses.tolist() == pytest.approx([-0.25 * factor for factor in factors], rel=1e-4)
+    corrected_before = updates == 2 and factors[0] != 1.0
+    assert len(passes) == 1 + corrected_before
+    assert batch.weights.tolist() == pytest.approx([0.25 * f if corrected_before else 0.25 for f in factors], rel=1e-4)
     cut = torch.cat(trainer.mismatch.truncated).tolist() if trainer.mismatch.truncated else []
     assert cut == ([] if factors[0] == 1.0 else [False, True, False])
 

@@ -146,7 +146,7 @@ def test_the_replayed_term_is_a_clipped_mean_of_its_own(trainer: Any, together: 
 
 
 def test_an_importance_correction_leaves_replayed_tokens_alone(trainer: Any) -> None:
-    trainer.config.importance_correction = "token_truncate"
+    trainer.config.importance_correction, trainer.config.updates_per_step = "token_truncate", 2
     samples = two_kinds(trainer)
     batch, untouched = collate(samples), collate(samples)
     trainer.prepare(batch)
