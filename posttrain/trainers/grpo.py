@@ -117,7 +117,7 @@ class GRPOTrainer(PolicyTrainer):
         batch.weights = self.corrected_weights(batch.behaviour_logprobs, batch)
 
     def corrected_weights(self, old: Tensor, batch: MicroBatch) -> Tensor:
-        """The token weights [M] times the importance correction, from the engine's log-probs to ``old``, the trainer's."""
+        """The token weights [M] times the importance correction from the engine to the trainer, whose log-probs ``old`` are."""
         correction, cap = self.correction, self.config.importance_cap
         if correction is None:
             return batch.weights
