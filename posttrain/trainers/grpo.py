@@ -117,7 +117,7 @@ class GRPOTrainer(PolicyTrainer):
         batch.weights = self.corrected_weights(batch.behaviour_logprobs, batch)
 
     def corrected_weights(self, old: Tensor, batch: MicroBatch) -> Tensor:
-        """The token weights [M] times the importance correction from the engine to the trainer, whose log-probs ``old`` are."""
+        """The token weights [M], importance-corrected from the engine's policy to the trainer's (log-probs ``old``)."""
         correction, cap = self.correction, self.config.importance_cap
         if correction is None:
             return batch.weights
