@@ -25,9 +25,7 @@ def eval_command(
     compare: Annotated[
         tuple[Path, Path] | None, typer.Option(metavar="A B", help="Two result folders, in place of a suite.")
     ] = None,
-    export_lm_eval: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Answer nothing; write the suite as tasks of lm-eval.")
-    ] = None,
+    export_lm_eval: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Only write tasks of lm-eval.")] = None,
 ) -> None:
     """Answer the prompts of a suite and judge the answers; what was killed goes on with the same command.
 
@@ -45,7 +43,7 @@ def eval_command(
         from posttrain.evaluation.lm_eval_tasks import export_tasks
         from posttrain.evaluation.suite import SuiteConfig
 
-        print("\n".join(export_tasks(load_config(SuiteConfig, suite, overrides or []), export_lm_eval)))
+        print(*export_tasks(load_config(SuiteConfig, suite, overrides or []), export_lm_eval), sep="\n")
     else:
         assert suite is not None
         _evaluate(suite, [*(overrides or []), *([f"engine={{type: {engine}}}"] if engine else [])], model, output)

@@ -17,7 +17,7 @@ from posttrain.evaluation.suite import SuiteConfig
 # Fields of lm_eval.config.task.TaskConfig that are used, and what `generate_until` of its models takes.
 TASK_FIELDS = {
     "task", "dataset_path", "dataset_kwargs", "test_split", "output_type", "doc_to_text", "doc_to_target",
-    "generation_kwargs", "process_results", "metric_list", "metadata",
+    "generation_kwargs", "process_results", "metric_list",
 }  # fmt: skip
 GENERATION_FIELDS = {"until", "max_gen_toks", "do_sample", "temperature", "top_p", "top_k"}
 
@@ -50,7 +50,7 @@ def test_the_yaml_is_a_generation_task(tmp_path: Path) -> None:
     assert drawn["generation_kwargs"].keys() == GENERATION_FIELDS
     assert (drawn["generation_kwargs"]["top_p"], drawn["generation_kwargs"]["top_k"]) == (0.9, 20)
     assert (greedy["output_type"], greedy["doc_to_text"]) == ("generate_until", "prompt")
-    assert drawn["process_results"] == "judges.judge_sums_one"
+    assert drawn["process_results"] == "judges.judge_1"
     rows = Path(greedy["dataset_kwargs"]["data_files"]["test"]).read_text().splitlines()
     assert [json.loads(row)["prompt"].split("\n")[0] for row in rows] == ["0+1?", "1+1?"]  # the limit
 
@@ -59,8 +59,8 @@ def test_the_judges_are_our_rewards(tmp_path: Path) -> None:
     export_tasks(suite(tmp_path), tmp_path / "out")
     judges = runpy.run_path(str(tmp_path / "out" / "judges.py"))
     row = json.loads((tmp_path / "out" / "gsm8k.jsonl").read_text().splitlines()[1])
-    assert judges["judge_gsm8k"](row, ["1 and 1 is\n#### 2"]) == {"score": 1.0}
-    assert judges["judge_gsm8k"](row, ["#### 3"]) == {"score": 0.0}
+    assert judges["judge_0"](row, ["1 and 1 is\n#### 2"]) == {"score": 1.0}
+    assert judges["judge_0"](row, ["#### 3"]) == {"score": 0.0}
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_the_judges_are_our_rewards(tmp_path: Path) -> None:
     [
         ({"rollouts": 2, "sampling": {"temperature": 1.0}}, "rollouts above 1"),
         ({"sampling": {"stop_token_ids": [5]}}, "stop_token_ids"),
-        ({"task": {"type": "environment", "environment": {"type": "vault"}, "eval_tasks": 1}}, "environments"),
+        ({"task": {"type": "environment", "environment": {"type": "vault"}, "eval_tasks": 1}}, "environment"),
         ({"task": {"type": "totals_preference"}, "reward": {"type": "bleu"}}, "preferences"),
     ],
 )  # fmt: skip
@@ -79,7 +79,7 @@ def test_what_does_not_translate_is_refused(tmp_path: Path, changes: dict[str, A
 
 def test_a_system_message_is_refused(tmp_path: Path) -> None:
     task = {"type": "gsm8k", "path": str(tmp_path / "rows.jsonl"), "format": {"chat": True, "system": "Be brief."}}
-    with pytest.raises(JobError, match=r"one user's message .* another"):
+    with pytest.raises(JobError, match=r"one user's message, and .* is another case"):
         export_tasks(suite(tmp_path, task=task), tmp_path / "out")
 
 
