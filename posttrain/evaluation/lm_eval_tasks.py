@@ -50,7 +50,7 @@ def export_tasks(suite: SuiteConfig, folder: Path) -> list[str]:
         judges.append(f"judge_{number} = judge({config.model_dump_json()!r})")
         chat = "" if isinstance(opened.examples[0].prompt, str) else " --apply_chat_template"
         commands.append(f"lm_eval --include_path {folder} --tasks posttrain_{name}{chat} --model ...")
-    (folder / "judges.py").write_text("\n".join(judges) + "\n")
+    (folder / "judges.py").write_text("\n".join(judges) + "\n", encoding="utf-8")
     return commands
 
 
