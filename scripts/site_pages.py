@@ -38,10 +38,12 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages, and a copy of every file that a page links to."""
     sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
     from config_reference import configuration_page
+    from error_reference import errors_page
 
     for uri, path in README_OF.items():
         files.append(File.generated(config, uri, content=path.read_text()))
     files.append(File.generated(config, "reference/configuration.md", content=configuration_page()))
+    files.append(File.generated(config, "reference/errors.md", content=errors_page()))
     for room in ROOMS:
         files.append(File.generated(config, f"reference/{room}.md", content=_api_page(room)))
     for page in files.documentation_pages():

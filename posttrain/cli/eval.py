@@ -25,6 +25,7 @@ def eval_command(
     compare: Annotated[
         tuple[Path, Path] | None, typer.Option(metavar="A B", help="Two result folders, in place of a suite.")
     ] = None,
+    export_lm_eval: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Only write tasks of lm-eval.")] = None,
 ) -> None:
     """Answer the prompts of a suite and judge the answers; what was killed goes on with the same command.
 
@@ -37,6 +38,12 @@ def eval_command(
         from posttrain.report.evaluation import aligned, comparison_rows
 
         print(aligned(comparison_rows(compare_results(*compare))))
+    elif export_lm_eval is not None and suite is not None:
+        from posttrain.config_file import load_config
+        from posttrain.evaluation.lm_eval_tasks import export_tasks
+        from posttrain.evaluation.suite import SuiteConfig
+
+        print(*export_tasks(load_config(SuiteConfig, suite, overrides or []), export_lm_eval), sep="\n")
     else:
         assert suite is not None
         _evaluate(suite, [*(overrides or []), *([f"engine={{type: {engine}}}"] if engine else [])], model, output)

@@ -87,6 +87,14 @@ def test_reliability_counts_each_pair_in_its_bin() -> None:
     assert expected_calibration_error(differences, bins=5) == pytest.approx(error)
 
 
+def test_there_are_ten_bins_unless_told_otherwise() -> None:
+    differences = vector(*(math.log(p / (1 - p)) for p in (0.51, 0.548, 0.5502)))  # in bins of 0.05: two and one
+    assert reliability(differences)[:, 0].tolist() == [2, 1, *[0] * 8]
+    last_is_wrong = torch.cat([differences[:2], -differences[2:]])  # of 11 bins one would hold the second and third
+    error = (2 * abs(1 - (0.51 + 0.548) / 2) + 0.5502) / 3
+    assert expected_calibration_error(last_is_wrong) == pytest.approx(error)
+
+
 def test_a_tie_is_half_right() -> None:
     assert reliability(vector(0.0), bins=5)[0].tolist() == [1, 0.5, 0.5]
     assert expected_calibration_error(vector(0.0, 0.0)) == 0
