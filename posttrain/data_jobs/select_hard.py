@@ -158,4 +158,4 @@ def write_page(file: Path, summary: Sequence[str], scores: Mapping[str, float], 
         "Scores": score_figure(pictured, "of all scored rows"),
         "Summary": text("\n".join(summary)),
     }
-    replace_file(file, plain_page("selected rows", file.parent.name, summary[0], (), sections))
+    replace_file(file, plain_page("selected rows", "select-hard", summary[0], (), sections))

@@ -26,7 +26,7 @@ _FENCED = re.compile(r"^([ \t]*)(```+|~~~+)[^`\n]*\n(.*?)(?:^[ \t]*\2|\Z)", re.M
 SHOWN = 200
 
 
-class CodeReward(SandboxSettings, ConfiguredReward):
+class CodeReward(ConfiguredReward):
     """1 for a program that passes every test of its row, else 0; or the share of the tests.
 
     The program is the last fenced block of the completion (that defines ``entry_point``, if one does), or the whole
@@ -45,7 +45,17 @@ class CodeReward(SandboxSettings, ConfiguredReward):
     credit: Literal["all", "fraction"] = Field(
         default="all", description="1 for a program that passes every test, else 0; or the share of tests passed"
     )
+    isolation: Literal["namespaces", "rlimits_only"] = Field(
+        default="namespaces",
+        description="rlimits_only: no isolation, for a machine without namespaces and trusted code",
+    )
+    timeout_s: float = Field(default=10.0, gt=0, description="wall-clock seconds of a program, for each input")
+    memory_mb: int = Field(default=512, ge=64, description="address space of each of its processes")
+    disk_mb: int = Field(default=64, ge=1, description="its private folder, in memory")
+    processes: int = Field(default=16, ge=1, description="its processes and threads")
+    output_kb: int = Field(default=1024, ge=1, description="what it may print")
     workers: int = Field(default=2, ge=1, description="programs that run at once")
+    python: str = Field(default="", description="the interpreter with the packages that programs import; standard only")
 
     def make(self) -> Reward:
         """Raises: SandboxUnavailable, where this machine does not isolate programs (see ``SandboxPool``)."""
@@ -54,7 +64,8 @@ class CodeReward(SandboxSettings, ConfiguredReward):
 
     @cached_property
     def _pool(self) -> SandboxPool:
-        return SandboxPool(self, self.workers)
+        settings = SandboxSettings(**{name: getattr(self, name) for name in SandboxSettings.__slots__})
+        return SandboxPool(settings, self.workers)
 
     def score(self, inputs: Sequence[RewardInput]) -> list[RewardOutput]:
         results = self._pool.map(self._judge, inputs)

@@ -14,14 +14,11 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import Field
-
 import posttrain
-from posttrain.config import Config
 from posttrain.errors import UserError
 
 Item = TypeVar("Item")
@@ -76,21 +73,18 @@ class SandboxCrashed(Exception):
     """The sandbox failed, not the program in it."""
 
 
-class SandboxSettings(Config):
-    """What a program may do. Processor time is limited to a second more than ``timeout_s``."""
+@dataclass(frozen=True, slots=True)
+class SandboxSettings:
+    """What a program may do: keys of ``CodeReward``, free of pydantic for interpreters without it. Processor time is
+    limited to a second more than ``timeout_s``. ``python``: 3.11 or later; "" is that of this virtual environment."""
 
-    isolation: Literal["namespaces", "rlimits_only"] = Field(
-        default="namespaces",
-        description="rlimits_only: no isolation, for a machine without namespaces and trusted code",
-    )
-    timeout_s: float = Field(default=10.0, gt=0, description="wall-clock seconds of a program, for each input")
-    memory_mb: int = Field(default=512, ge=64, description="address space of each of its processes")
-    disk_mb: int = Field(default=64, ge=1, description="its private folder, in memory")
-    processes: int = Field(default=16, ge=1, description="its processes and threads")
-    output_kb: int = Field(default=1024, ge=1, description="what it may print")
-    python: str = Field(
-        default="", description="the interpreter (3.11 or later) with the packages that programs import; standard only"
-    )
+    isolation: Literal["namespaces", "rlimits_only"] = "namespaces"
+    timeout_s: float = 10.0
+    memory_mb: int = 512
+    disk_mb: int = 64
+    processes: int = 16
+    output_kb: int = 1024
+    python: str = ""
 
 
 @dataclass(slots=True)
@@ -136,9 +130,7 @@ class Sandbox:
         return self.settings.python or os.path.realpath(sys.executable)
 
     def _start(self, control: int) -> "subprocess.Popen[bytes]":
-        values = self.settings.model_dump(include=set(SandboxSettings.model_fields)) | {
-            "cpu_s": math.ceil(self.settings.timeout_s) + 1
-        }
+        values = asdict(self.settings) | {"cpu_s": math.ceil(self.settings.timeout_s) + 1}
         module = ["-P", "-s", "-X", "utf8", "-m", "posttrain.rewards.code.sandbox_server"]
         return subprocess.Popen(
             [self.python, *module, str(control), json.dumps(values)],

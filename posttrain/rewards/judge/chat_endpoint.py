@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from posttrain.config import Config
 from posttrain.errors import JobError
@@ -36,11 +36,6 @@ class EndpointConfig(Config):
     backoff_s: float = Field(default=0.5, gt=0, description="longest wait before the second attempt; then doubled")
     deadline_s: float = Field(default=120.0, gt=0, description="seconds for one question, all its attempts included")
     extra: dict[str, Any] = Field(default_factory=dict, description="more keys of the request; null takes a key out")
-
-    @field_validator("base_url")
-    @classmethod
-    def _ends_without_slash(cls, url: str) -> str:
-        return url.rstrip("/")
 
     def build(self) -> "ChatEndpoint":
         """Raises ``JobError`` where ``api_key_variable`` is not set."""

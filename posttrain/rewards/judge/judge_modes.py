@@ -36,7 +36,7 @@ def pointwise(group: Sequence[RewardInput], ask: Ask) -> Judging:
 
     def output(reply: Reply) -> RewardOutput:
         score = parse_score(reply.text)
-        return failed(reply, "Score: 7") if score is None else _scored(score)
+        return failed(reply, "Score: 7") if score is None else RewardOutput(unit_score(score), {"judge_score": score})
 
     return Judging([ask([Candidate.of(item)]) for item in group], lambda replies: list(map(output, replies)))
 
@@ -108,10 +108,6 @@ def _share_won(comparisons: Sequence[RewardOutput], against: str) -> RewardOutpu
     disagreement = fmean(one.parts["position_disagreement"] for one in comparisons if one.score is not None)
     parts = {"comparisons": float(len(scores)), "position_disagreement": disagreement}
     return RewardOutput(fmean(scores), parts)
-
-
-def _scored(score: float, **parts: float) -> RewardOutput:
-    return RewardOutput(unit_score(score), {"judge_score": score, **parts})
 
 
 def failed(reply: Reply, wanted: str) -> RewardOutput:

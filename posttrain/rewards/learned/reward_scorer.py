@@ -108,17 +108,16 @@ class RewardModelScorer:
             end -= 1
         return self._fitted(ids[:end], min(start, end))
 
-    def encode_sampled(self, item: RewardInput, completion_ids: list[int]) -> EncodedText | str:
-        """As a policy samples: the prompt, then ``completion_ids``, or else the text and the EOS where it ended."""
+    def encode_sampled(self, item: RewardInput) -> EncodedText | str:
+        """As a policy samples: the prompt, then the text, and the EOS where it ended."""
         try:
             with self._lock:
                 prompt = self.encoder.prompt_ids(self._example(item))
-                ids = completion_ids or self.encoder.completion_ids(item.completion)
+                ids = self.encoder.completion_ids(item.completion)
         except DataError as error:
             return str(error)
-        if not completion_ids and item.finish_reason == "stop":
-            ids = [*ids, self.encoder.tokenizer.eos_token_id]
-        return self._fitted(prompt + ids, len(prompt))
+        ending = [self.tokenizer.eos_token_id] * (item.finish_reason == "stop")
+        return self._fitted([*prompt, *ids, *ending], len(prompt))
 
     def _example(self, item: RewardInput) -> Example:
         example = item.example

@@ -57,7 +57,7 @@ class AsyncRewardClient:
     def __init__(self, urls: Sequence[str], *, api_key: str | None = None, **settings: Any) -> None:
         self.settings = ClientSettings(urls=list(urls), **settings)
         self.digest: str | None = None
-        self._servers = [_Server(url.rstrip("/")) for url in urls]
+        self._servers = [_Server(url) for url in self.settings.urls]
         connections = self.settings.connections
         self._slots = asyncio.Semaphore(connections)
         headers = {"content-type": "application/json", **bearer(api_key)}

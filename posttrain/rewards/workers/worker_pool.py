@@ -58,7 +58,7 @@ class WorkerPool:
         self.memory_mb = memory_mb
         self._lock = threading.Lock()
         self._executor: ThreadPoolExecutor | None = None
-        self._idle: list[Worker] = []
+        self._of_thread = threading.local()
         self._alive: set[Worker] = set()
         weakref.finalize(self, _dispose_all, self._alive)
         os.register_at_fork(after_in_child=partial(_forget, weakref.ref(self)))
@@ -88,44 +88,29 @@ class WorkerPool:
         if executor is not None:
             executor.shutdown(wait=True)
         _dispose_all(self._alive)
-        self._idle.clear()
 
     def _run(self, items: Sequence[Any]) -> list[WorkerResult]:
         """One result an item; what follows an item that ended its worker goes to another."""
         results: list[WorkerResult] = []
         while len(results) < len(items):
-            worker = self._take()
-            results += worker.run(items[len(results) :], self.timeout_s)
-            if worker.is_alive():
-                with self._lock:
-                    self._idle.append(worker)
-            else:
-                self._discard(worker)
+            results += self._worker().run(items[len(results) :], self.timeout_s)
         return results
 
-    def _take(self) -> "Worker":
-        """An idle worker that still lives, or a new one."""
-        while True:
-            with self._lock:
-                if not self._idle:
-                    break
-                worker = self._idle.pop()
-            if worker.is_alive():
-                return worker
-            self._discard(worker)
-        worker = Worker(self.function, self.memory_mb)
-        with self._lock:
-            self._alive.add(worker)
+    def _worker(self) -> "Worker":
+        """That of this thread, if it still lives, or a new one."""
+        worker: Worker | None = getattr(self._of_thread, "worker", None)
+        if worker is not None and worker.is_alive():
+            return worker
+        if worker is not None:
+            self._alive.discard(worker)
+            worker.dispose()
+        self._of_thread.worker = worker = Worker(self.function, self.memory_mb)
+        self._alive.add(worker)
         started = worker.reply(START_LIMIT_S)  # after its imports, outside any item's limit
         if started.error is not None:
-            self._discard(worker)
+            worker.kill()
             raise RewardFailure(f"a worker process for {self.function} cannot start: {started.message}")
         return worker
-
-    def _discard(self, worker: "Worker") -> None:
-        with self._lock:
-            self._alive.discard(worker)
-        worker.dispose()
 
 
 def _forget(reference: "weakref.ref[WorkerPool]") -> None:
@@ -134,7 +119,6 @@ def _forget(reference: "weakref.ref[WorkerPool]") -> None:
     if pool is not None:
         pool._lock = threading.Lock()
         pool._executor = None
-        pool._idle.clear()
         pool._alive.clear()
 
 
