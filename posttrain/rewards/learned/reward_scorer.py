@@ -76,12 +76,8 @@ class RewardModelScorer:
         self._lock = threading.Lock()
         self._classifier: Classifier | None = config.classifier(self.max_length)
 
-    def read(self, inputs: Sequence[RewardInput], with_states: bool = False) -> list[Reading]:
-        """One reading for each input, in order."""
-        return self.read_encoded([self.encode(item) for item in inputs], with_states)
-
-    def read_encoded(self, texts: Sequence[EncodedText | str], with_states: bool = False) -> list[Reading]:
-        """``read`` of texts that are encoded already, or of why one could not be."""
+    def read(self, texts: Sequence[EncodedText | str], with_states: bool = False) -> list[Reading]:
+        """One reading for each text, in order; a string is why one could not be encoded."""
         encoded = [text for text in texts if not isinstance(text, str)]
         with self._lock:
             self._classifier = self._classifier or self.config.classifier(self.max_length)

@@ -44,7 +44,7 @@ class TokenReward(BaseRewardModel):
 
     def score(self, inputs: Sequence[RewardInput]) -> list[RewardOutput]:
         texts = [self.scorer.encode_sampled(item) for item in inputs]
-        return [self._output(reading) for reading in self.scorer.read_encoded(texts, with_states=True)]
+        return [self._output(reading) for reading in self.scorer.read(texts, with_states=True)]
 
     def _output(self, reading: "Reading") -> RewardOutput:
         import torch

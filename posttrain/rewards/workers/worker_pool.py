@@ -6,6 +6,7 @@ their parent.
 """
 
 import os
+import select
 import subprocess
 import sys
 import threading
@@ -128,6 +129,8 @@ class Worker:
     def __init__(self, function: str, memory_mb: int) -> None:
         path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
         self._connection, theirs = Pipe()
+        self._replies = select.poll()  # the connection's own makes one for each reply
+        self._replies.register(self._connection, select.POLLIN)
         with theirs:
             arguments = [function, *map(str, (theirs.fileno(), os.getpid(), memory_mb))]
             self.process = subprocess.Popen(
@@ -153,7 +156,7 @@ class Worker:
     def reply(self, timeout_s: float) -> WorkerResult:
         """The next reply; the process is ended if there is none in time."""
         try:
-            if not self._connection.poll(timeout_s):
+            if not self._replies.poll(timeout_s * 1000):
                 self.kill()
                 return WorkerResult(error="timeout", message=f"no result after {timeout_s:g} s")
             answer = self._connection.recv()
