@@ -35,7 +35,7 @@ from posttrain.rewards.reward import Reward
 from posttrain.rewards.trl_function import TRLFunctionReward
 
 
-class CustomRewardConfig(CustomConfig, BaseRewardConfig):
+class CustomRewardConfig(BaseRewardConfig, CustomConfig):  # type: ignore[misc]  # its ``build`` is a reward's
     """A user's own reward: a class with ``score`` and ``close``, or a function in TRL's form.
 
     The other keys go to the class (see ``CustomConfig``), or to the function as keyword arguments.
@@ -49,9 +49,6 @@ class CustomRewardConfig(CustomConfig, BaseRewardConfig):
             reward: Reward = CustomConfig.build(self)
             return reward
         return TRLFunctionReward(function=component, arguments=self.model_extra or {})
-
-    def build(self) -> Reward:  # type: ignore[override]
-        return BaseRewardConfig.build(self)
 
 
 REWARDS: tuple[type[BaseRewardConfig], ...] = (

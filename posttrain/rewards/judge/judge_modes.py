@@ -3,6 +3,7 @@ group to its questions and to how their replies become outputs; a score is betwe
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 from statistics import fmean
 from typing import Literal
 
@@ -90,12 +91,7 @@ def compared(first: Reply, second: Reply) -> RewardOutput:
 
 def ring_pairs(number: int, reach: int) -> list[tuple[int, int]]:
     """Each of ``number`` things in a ring with the ``reach`` next ones; all pairs, once, where that goes around."""
-    pairs = {
-        tuple(sorted((row, (row + step) % number)))
-        for row in range(number)
-        for step in range(1, min(reach, number - 1) + 1)
-    }
-    return sorted((a, b) for a, b in pairs)
+    return [(a, b) for a, b in combinations(range(number), 2) if min(b - a, number - b + a) <= reach]
 
 
 def _share_won(comparisons: Sequence[RewardOutput], against: str) -> RewardOutput:

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import httpx
@@ -72,27 +73,19 @@ class AsyncRewardClient:
                 different rewards.
         """
         deadline = time.monotonic() + self.settings.deadline_s
-        outputs: list[RewardOutput | None] = [None] * len(inputs)
-        encoded: list[tuple[int, bytes]] = []
-        for index, item in enumerate(inputs):
-            try:
-                encoded.append((index, json.dumps(_fields(item), allow_nan=False, ensure_ascii=False).encode()))
-            except (TypeError, ValueError) as error:
-                outputs[index] = RewardOutput(None, error="invalid_input", message=f"cannot be sent as JSON: {error}")
+        encoded = [_encoded(item) for item in inputs]
+        sent = [data for data in encoded if isinstance(data, bytes)]
         size = self.settings.items_per_request
-        chunks = [encoded[start : start + size] for start in range(0, len(encoded), size)]
         tasks = [
-            asyncio.create_task(self._score([data for _, data in chunk], token_scores, deadline)) for chunk in chunks
+            asyncio.create_task(self._score(sent[start : start + size], token_scores, deadline))
+            for start in range(0, len(sent), size)
         ]
         try:
-            scored = await asyncio.gather(*tasks)
+            scored = chain.from_iterable(await asyncio.gather(*tasks))
         finally:
             for task in tasks:
                 task.cancel()
-        for chunk, answers in zip(chunks, scored, strict=True):
-            for (index, _), answer in zip(chunk, answers, strict=True):
-                outputs[index] = answer
-        return [output for output in outputs if output is not None]
+        return [next(scored) if isinstance(data, bytes) else data for data in encoded]
 
     async def close(self) -> None:
         await self._http.aclose()
@@ -187,6 +180,14 @@ class RewardClient:
     def close(self) -> None:
         self._loop.run(self._client.close())
         self._loop.close()
+
+
+def _encoded(item: RewardInput) -> bytes | RewardOutput:
+    """The item as JSON, or why it cannot be sent."""
+    try:
+        return json.dumps(_fields(item), allow_nan=False, ensure_ascii=False).encode()
+    except (TypeError, ValueError) as error:
+        return RewardOutput(None, error="invalid_input", message=f"cannot be sent as JSON: {error}")
 
 
 def _fields(item: RewardInput) -> dict[str, Any]:
