@@ -30,7 +30,7 @@ from posttrain.rewards.penalties import OverlongReward, RepetitionReward
 from posttrain.rewards.references.bleu import BleuConfig, BleuRougeConfig
 from posttrain.rewards.references.reference import ChrfConfig, ExactMatchConfig, RougeLConfig, TokenF1Config
 from posttrain.rewards.remote.remote import RemoteReward
-from posttrain.rewards.rescaling import ClipConfig, NormaliseConfig, ShuffledConfig
+from posttrain.rewards.rescaling import ClipConfig, NormaliseConfig, ShuffledReward
 from posttrain.rewards.reward import Reward
 from posttrain.rewards.trl_function import TRLFunctionReward
 
@@ -75,7 +75,7 @@ REWARDS: tuple[type[BaseRewardConfig], ...] = (
     NormaliseConfig,
     GateConfig,
     RouteConfig,
-    ShuffledConfig,
+    ShuffledReward,
     RemoteReward,
     LearnedReward,
     GoalConditionedReward,
