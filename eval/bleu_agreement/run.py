@@ -17,22 +17,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from posttrain.config import Config
 from posttrain.config_file import load_config
-from posttrain.data.rows import read_rows
+from posttrain.data.dataset import DatasetConfig, collect_examples
+from posttrain.data.fields import ExampleField, FieldError, example_from_values
+from posttrain.data.rows import Row, read_rows
 from posttrain.errors import DataError, UserError
-from posttrain.evaluation.agreement import (
-    Estimate,
-    Floats,
-    credit,
-    estimate,
-    preferred,
-    tie_free_credit,
-    z_scores,
-)
-from posttrain.evaluation.labelled_pairs import LabelledPair, LabelledPairsConfig
+from posttrain.evaluation.metrics import Estimate, Floats, estimate
 from posttrain.report.comparison import ArmCurve, curves_picture
 from posttrain.rewards.checked import score_checked
 from posttrain.rewards.config import RewardConfig
@@ -42,9 +36,67 @@ from posttrain.tasks.file_task import prompt_key
 from posttrain.tasks.preference import PreferenceConfig
 from posttrain.types import Example
 
+LABELS = {"A": 1, "B": -1, "tie": 0, "tie (bothbad)": 0}
+# 1 the first answer is better, -1 the second, 0 a tie.
+Preferences = NDArray[np.int64]
 # Number of references (None: uses none) -> the scores [N, 2] with each subset of that size.
 BySize = dict[int | None, list[Floats]]
 LONGER, RANDOM = "longer answer", "random"
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledPair:
+    """Two answers to the prompt of ``example``; ``label`` is 1 where the first is better, -1 the second, 0 neither."""
+
+    example: Example
+    answers: tuple[str, str]
+    label: int
+
+
+class LabelledPairsConfig(DatasetConfig):
+    """Rows with ``prompt``, ``answer_a``, ``answer_b``, ``label`` (A, B, tie, or tie (bothbad), as Chatbot Arena has
+    it) and ``references``, a list of texts in the same order of models in every row."""
+
+    type: Literal["pairs"] = "pairs"
+    references: int = Field(default=0, ge=0, description="how many each row has at least; more are not used")
+
+    def pairs(self) -> list[LabelledPair]:
+        """The pairs of the file.
+
+        Raises:
+            DataError: there is no such file, or a row is not of this form; the message names file, line and field.
+        """
+        columns: dict[ExampleField, str] = {"id": "id", "prompt": "prompt", "references": "references"}
+        columns |= self.columns
+        stem = Path(self.path).name.split(".")[0]
+
+        def convert(row: Row) -> Example:
+            name = f"{stem}:{row.number}"
+            example = example_from_values(row.values, columns, {"prompt"}, self.format, default_id=name)
+            if len(example.references) < self.references:
+                problem = f"has {len(example.references)} of the {self.references} texts that data.references asks for"
+                raise FieldError("references", columns["references"], problem)
+            return _checked(example)
+
+        rows = read_rows(self.path, self.name, self.split, self.revision)
+        return [
+            LabelledPair(
+                replace(example, references=example.references[: self.references]),
+                (example.metadata["answer_a"], example.metadata["answer_b"]),
+                LABELS[example.metadata["label"]],
+            )
+            for example in collect_examples(self.path, rows, convert, self.bad_rows).examples
+        ]
+
+
+def _checked(example: Example) -> Example:
+    """``example``, if its further columns hold two answers and a label."""
+    for column in ("answer_a", "answer_b"):
+        if not isinstance(example.metadata.get(column), str):
+            raise FieldError(column, column, f"is {example.metadata.get(column)!r}, not text")
+    if (label := example.metadata.get("label")) not in [*LABELS]:
+        raise FieldError("label", "label", f"is {label!r}, not one of {', '.join(LABELS)}")
+    return example
 
 
 class AlpacaEvalConfig(Config):
@@ -190,6 +242,22 @@ def judge(config: StudyConfig, pairs: Sequence[LabelledPair]) -> tuple[list[Labe
     return [pair for pair, whole in zip(pairs, judged, strict=True) if whole], kept
 
 
+def preferred(first: Floats, second: Floats) -> Preferences:
+    """The preferences of a metric that gives these scores: the higher one is better, equal scores are a tie."""
+    return np.sign(first - second).astype(np.int64)
+
+
+def credit(picks: Preferences, labels: Preferences) -> Floats:
+    """1 where the pick is the label, else 0. Its mean is agreement with ties in the denominator, as BLEUBERI's study
+    reports it (arXiv 2505.11080): a tied label is met by a tied pick alone, which few metrics ever give."""
+    return (picks == labels).astype(np.float64)
+
+
+def tie_free_credit(picks: Preferences, labels: Preferences) -> Floats:
+    """The same of the pairs that have a better answer, NaN for the others; a tied pick counts half, as a coin would."""
+    return np.where(labels == 0, np.nan, (1 + picks * labels) / 2)
+
+
 def study(config: StudyConfig, pairs: Sequence[LabelledPair], scored: Mapping[str, BySize]) -> list[Agreement]:
     """The agreement of every reward, average and baseline."""
     labels = np.array([pair.label for pair in pairs])
@@ -233,6 +301,12 @@ def averaged(first: BySize, second: BySize) -> BySize:
         size: [(z_scores(a) + z_scores(b)) / 2 for a, b in zip(at(first, size), at(second, size), strict=True)]
         for size in sizes
     }
+
+
+def z_scores(values: Floats) -> Floats:
+    """``values`` with mean 0 and standard deviation 1; zeros where all are equal."""
+    spread = values.std()
+    return (values - values.mean()) / spread if spread > 0 else np.zeros_like(values)
 
 
 def table(found: Sequence[Agreement]) -> str:

@@ -1,6 +1,5 @@
 """BLEUBERI's training rows: those of a pool that the starting model answers worst (arXiv 2505.11080)."""
 
-import html
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,19 +11,12 @@ from typing import Any
 
 from posttrain.build import created_once
 from posttrain.data.selection import select_by_score
-from posttrain.data_jobs.answers import (
-    Answer,
-    Progress,
-    answer_all,
-    asked_of,
-    engine_answers,
-    engine_identity,
-)
+from posttrain.data_jobs.answers import Answer, Progress, answer_all, asked_of, engine_answers, engine_identity
 from posttrain.data_jobs.config import SelectHardConfig
 from posttrain.data_jobs.pool import Pool, PoolConfig, read_pool, reasons
 from posttrain.errors import DataError
 from posttrain.report.histograms import histogram, score_figure
-from posttrain.report.page import asset
+from posttrain.report.plain_page import plain_page, text
 from posttrain.rewards.checked import score_checked
 from posttrain.rewards.on_error import BaseRewardConfig
 from posttrain.rewards.reward import RewardInput
@@ -162,10 +154,8 @@ def write_files(
 def write_page(file: Path, summary: Sequence[str], scores: Mapping[str, float], selected: Iterable[str]) -> None:
     """Write ``report.html``: the summary, and where the selected rows lie among the scores."""
     pictured = histogram({"pool": [*scores.values()], "selected": [scores[name] for name in selected]})
-    page = (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Selected rows</title>'
-        f"<style>{asset('page.css')}</style><main><section><h2>Selected rows</h2>"
-        f'<pre class="job">{html.escape(chr(10).join(summary))}</pre>{score_figure(pictured, "of all scored rows")}'
-        "</section></main></html>\n"
-    )
-    replace_file(file, page.encode())
+    sections = {
+        "Scores": score_figure(pictured, "of all scored rows"),
+        "Summary": text("\n".join(summary)),
+    }
+    replace_file(file, plain_page("selected rows", "select-hard", summary[0], (), sections))

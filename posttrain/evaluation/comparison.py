@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 
 from posttrain.errors import JobError
-from posttrain.evaluation.agreement import estimate
-from posttrain.evaluation.metrics import sign_flip_p
+from posttrain.evaluation.metrics import estimate, sign_flip_p
 from posttrain.training.run_folder import differences
 
 RESULT_FILE = "result.json"

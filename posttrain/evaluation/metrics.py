@@ -6,19 +6,31 @@ Intervals are at 95 %: Wilson's where every value is 0 or 1, else a bootstrap ov
 import math
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
 from itertools import combinations, product
 from statistics import fmean
 
 import numpy as np
+from numpy.typing import NDArray
 
-from posttrain.evaluation.agreement import Estimate, estimate
 from posttrain.rewards.scoring.check import wilson
 
 MOST_SUBSETS = 2000  # that maj@k goes through; of more, as many are drawn
 MOST_ENUMERATED = 16  # paired differences whose every choice of signs is looked at
 SIGN_FLIPS = 20_000  # drawn where the exact distribution is out of reach
 FLIPS_AT_ONCE = 1000
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A mean and the ends of its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
 
 
 def pass_at_k(n: int, right: int, k: int) -> float:
@@ -49,6 +61,32 @@ def _majority(votes: Sequence[str | None], scores: Sequence[float], subset: Sequ
     if not winners:
         return 0.0
     return fmean(fmean(scores[place] for place in subset if votes[place] == winner) for winner in winners)
+
+
+def estimate(values: Floats, groups: Sequence[Hashable], resamples: int = 2000, seed: int = 0) -> Estimate | None:
+    """The mean of ``values`` [N], NaN left out, with a percentile bootstrap interval (Efron, 1979).
+
+    What is drawn with replacement are whole groups, for example all pairs of a prompt: values of one group tell of each
+    other. Equal ``seed`` and ``groups`` draw the same, so that the difference of two metrics has its interval from the
+    difference of their values. None where there is no value.
+
+    Raises:
+        ValueError: there are more or fewer groups than values.
+    """
+    members: dict[Hashable, list[float]] = {}
+    for value, group in zip(values.tolist(), groups, strict=True):
+        members.setdefault(group, []).append(value)
+    sums = np.array([np.nansum(own) for own in members.values()])
+    counts = np.array([np.count_nonzero(~np.isnan(own)) for own in members.values()])
+    if not counts.any():
+        return None
+    rng = np.random.default_rng(seed)
+    means = []
+    for _ in range(resamples):
+        drawn = rng.integers(len(sums), size=len(sums))
+        means.append(sums[drawn].sum() / max(counts[drawn].sum(), 1))
+    low, high = np.quantile(means, [0.025, 0.975])
+    return Estimate(float(sums.sum() / counts.sum()), float(low), float(high))
 
 
 def interval(values: Sequence[float]) -> Estimate:

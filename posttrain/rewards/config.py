@@ -30,12 +30,12 @@ from posttrain.rewards.penalties import OverlongReward, RepetitionReward
 from posttrain.rewards.references.bleu import BleuConfig, BleuRougeConfig
 from posttrain.rewards.references.reference import ChrfConfig, ExactMatchConfig, RougeLConfig, TokenF1Config
 from posttrain.rewards.remote.remote import RemoteReward
-from posttrain.rewards.rescaling import ClipConfig, NormaliseConfig, ShuffledConfig
+from posttrain.rewards.rescaling import ClipConfig, NormaliseConfig, ShuffledReward
 from posttrain.rewards.reward import Reward
 from posttrain.rewards.trl_function import TRLFunctionReward
 
 
-class CustomRewardConfig(CustomConfig, BaseRewardConfig):
+class CustomRewardConfig(BaseRewardConfig, CustomConfig):  # type: ignore[misc]  # its ``build`` is a reward's
     """A user's own reward: a class with ``score`` and ``close``, or a function in TRL's form.
 
     The other keys go to the class (see ``CustomConfig``), or to the function as keyword arguments.
@@ -49,9 +49,6 @@ class CustomRewardConfig(CustomConfig, BaseRewardConfig):
             reward: Reward = CustomConfig.build(self)
             return reward
         return TRLFunctionReward(function=component, arguments=self.model_extra or {})
-
-    def build(self) -> Reward:  # type: ignore[override]
-        return BaseRewardConfig.build(self)
 
 
 REWARDS: tuple[type[BaseRewardConfig], ...] = (
@@ -78,7 +75,7 @@ REWARDS: tuple[type[BaseRewardConfig], ...] = (
     NormaliseConfig,
     GateConfig,
     RouteConfig,
-    ShuffledConfig,
+    ShuffledReward,
     RemoteReward,
     LearnedReward,
     GoalConditionedReward,

@@ -3,32 +3,47 @@
 import re
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from posttrain.rewards.math.answer_extraction import boxed_contents
 from posttrain.rewards.on_error import ConfiguredReward
 from posttrain.rewards.reward import RewardInput, RewardOutput
-from posttrain.rewards.workers.worker_pool import WorkerPool, WorkerResult
+from posttrain.rewards.workers.worker_pool import WorkerPool
+
+PATTERN = "regular expression; . matches newlines; (?i) ignores case"
+
+
+def _compiles(pattern: str) -> str:
+    try:
+        re.compile(pattern)
+    except (re.error, RecursionError, OverflowError) as error:
+        raise ValueError(f"the pattern {pattern!r:.200} is not a regular expression: {error}") from error
+    return pattern
+
+
+Pattern = Annotated[str, AfterValidator(_compiles)]
 
 
 class PatternReward(ConfiguredReward):
     """A pattern runs in a worker process, because on some text a regular expression takes exponential time."""
 
-    pattern: str | None = Field(default=None, description="regular expression; . matches newlines; (?i) ignores case")
     timeout_s: float = Field(default=1.0, gt=0, description="of the pattern on one completion")
-
-    @field_validator("pattern")
-    @classmethod
-    def _pattern_compiles(cls, pattern: str | None) -> str | None:
-        if pattern is not None:
-            check_pattern(pattern)
-        return pattern
 
     @cached_property
     def _pool(self) -> WorkerPool:
         return WorkerPool(f"{__name__}:matches", workers=1, timeout_s=self.timeout_s)
+
+    def matched(self, pattern: str, inputs: Sequence[RewardInput], whole: bool = False) -> list[RewardOutput]:
+        """1 where ``pattern`` is found (``whole``: is all of the completion), else 0."""
+        results = self._pool.map([{"pattern": pattern, "text": item.completion, "whole": whole} for item in inputs])
+        return [
+            RewardOutput(None, error=result.error, message=f"pattern {pattern!r}: {result.message}")
+            if result.error is not None
+            else RewardOutput(float(result.value))
+            for result in results
+        ]
 
     def close(self) -> None:
         self._pool.close()
@@ -40,6 +55,7 @@ class FormatReward(PatternReward):
     type: Literal["format"] = "format"
     boxed: bool = Field(default=False, description=r"there is a \boxed{...} with something in it")
     tags: tuple[str, ...] = Field(default=(), description="[think, answer]: one pair of each tag, in this order")
+    pattern: Pattern | None = Field(default=None, description=PATTERN)
 
     @model_validator(mode="after")
     def _asks_for_something(self) -> "FormatReward":
@@ -48,55 +64,31 @@ class FormatReward(PatternReward):
         return self
 
     def score(self, inputs: Sequence[RewardInput]) -> list[RewardOutput]:
-        found: list[WorkerResult | None] = [None] * len(inputs)
-        if self.pattern is not None:
-            question = {"pattern": self.pattern, "whole": False}
-            found = [*self._pool.map([question | {"text": item.completion} for item in inputs])]
+        found = [None] * len(inputs) if self.pattern is None else self.matched(self.pattern, inputs)
         return [self._score(item.completion, match) for item, match in zip(inputs, found, strict=True)]
 
-    def _score(self, completion: str, match: WorkerResult | None) -> RewardOutput:
-        if match is not None and match.error is not None:
-            return RewardOutput(None, error=match.error, message=f"pattern {self.pattern!r}: {match.message}")
+    def _score(self, completion: str, match: RewardOutput | None) -> RewardOutput:
         parts = {}
         if self.boxed:
             parts["boxed"] = float(bool(boxed_contents(completion)))
         if self.tags:
             parts["tags"] = float(tags_in_order(completion, self.tags))
         if match is not None:
-            parts["pattern"] = float(match.value)
-        return RewardOutput(min(parts.values(), default=1.0), parts)
+            if match.score is None:
+                return match
+            parts["pattern"] = match.score
+        return RewardOutput(min(parts.values()), parts)
 
 
 class RegexMatchReward(PatternReward):
-    """1 where the completion matches ``pattern``, or its row's own in ``pattern_column``, else 0. A row without a
-    pattern, or with one that is not a regular expression, is ``invalid_input``."""
+    """1 where the completion matches ``pattern``, else 0."""
 
     type: Literal["regex_match"] = "regex_match"
-    pattern_column: str | None = Field(default=None, description="column that holds each row's own pattern")
+    pattern: Pattern = Field(description=PATTERN)
     whole: bool = Field(default=False, description="the whole completion must match, not a place in it")
 
-    @model_validator(mode="after")
-    def _one_pattern(self) -> "RegexMatchReward":
-        if (self.pattern is None) == (self.pattern_column is None):
-            raise ValueError("regex_match needs either pattern or pattern_column")
-        return self
-
     def score(self, inputs: Sequence[RewardInput]) -> list[RewardOutput]:
-        column = self.pattern_column
-        patterns = [self.pattern if column is None else item.example.metadata.get(column) for item in inputs]
-        texts = [item.completion for item in inputs]
-        questions = [
-            {"pattern": pattern, "text": text, "whole": self.whole}
-            for pattern, text in zip(patterns, texts, strict=True)
-        ]
-        return [self._output(result) for result in self._pool.map(questions)]
-
-    def _output(self, result: WorkerResult) -> RewardOutput:
-        if result.error is not None:
-            return RewardOutput(None, error=result.error, message=result.message)
-        if isinstance(result.value, str):
-            return RewardOutput(None, error="invalid_input", message=result.value)
-        return RewardOutput(float(result.value))
+        return self.matched(self.pattern, inputs, self.whole)
 
 
 def tags_in_order(text: str, tags: Sequence[str]) -> bool:
@@ -113,24 +105,7 @@ def tags_in_order(text: str, tags: Sequence[str]) -> bool:
     return True
 
 
-def check_pattern(pattern: Any) -> None:
-    """Nothing, where ``pattern`` can be used.
-
-    Raises:
-        ValueError: it is not a regular expression.
-    """
-    try:
-        re.compile(pattern)
-    except (re.error, TypeError, RecursionError, OverflowError) as error:
-        raise ValueError(f"the pattern {pattern!r:.200} is not a regular expression: {error}") from error
-
-
-def matches(item: dict[str, Any]) -> bool | str:
-    """Run by a worker: whether ``item["pattern"]`` is found in ``item["text"]`` (``whole``: is all of it); or, as
-    text, why the pattern is not a regular expression."""
-    try:
-        check_pattern(item["pattern"])
-    except ValueError as error:
-        return str(error)
+def matches(item: dict[str, Any]) -> bool:
+    """Run by a worker: whether ``item["pattern"]`` is found in ``item["text"]`` (``whole``: is all of it)."""
     match = re.fullmatch if item["whole"] else re.search
     return match(item["pattern"], item["text"], re.DOTALL) is not None

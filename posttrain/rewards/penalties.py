@@ -8,8 +8,6 @@ from pydantic import Field, model_validator
 from posttrain.rewards.on_error import ConfiguredReward
 from posttrain.rewards.reward import RewardInput, RewardOutput
 
-NO_IDS = "the completion comes without its token ids"
-
 
 class OverlongReward(ConfiguredReward):
     """DAPO's soft penalty, between 0 and -1 (arXiv 2503.14476, eq. 13; there 20,480 and 4,096 tokens).
@@ -34,7 +32,7 @@ class OverlongReward(ConfiguredReward):
 
     def judged(self, item: RewardInput) -> RewardOutput:
         if item.completion and not item.completion_ids:
-            return RewardOutput(None, error="invalid_input", message=NO_IDS)
+            return RewardOutput(None, error="invalid_input", message="the completion comes without its token ids")
         over = len(item.completion_ids) - (self.max_completion_tokens - self.buffer_tokens)
         return RewardOutput(-min(max(over / self.buffer_tokens, 0.0), 1.0) + 0.0)
 
@@ -47,19 +45,11 @@ class RepetitionReward(ConfiguredReward):
     """
 
     type: Literal["repetition"] = "repetition"
-    ngram: int = Field(default=3, ge=1, description="n: how many units in a row count as the same")
-    unit: Literal["word", "token", "character"] = Field(
-        default="word", description="word: between white space, lower-cased; token: needs the completion's token ids"
-    )
+    ngram: int = Field(default=3, ge=1, description="n: how many words in a row count as the same")
     max_penalty: float = Field(default=1.0, gt=0, description="where every n-gram is the same, nearly")
 
     def judged(self, item: RewardInput) -> RewardOutput:
-        if self.unit == "token" and item.completion and not item.completion_ids:
-            return RewardOutput(None, error="invalid_input", message=NO_IDS)
-        units: Sequence[Hashable] = item.completion
-        if self.unit != "character":
-            units = item.completion_ids if self.unit == "token" else item.completion.lower().split()
-        repeated = repeated_share(units, self.ngram)
+        repeated = repeated_share(item.completion.lower().split(), self.ngram)
         return RewardOutput(-self.max_penalty * repeated + 0.0, {"repeated": repeated})
 
 

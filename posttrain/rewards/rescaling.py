@@ -7,6 +7,7 @@ import math
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import cached_property
 from itertools import groupby
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Literal
@@ -15,7 +16,7 @@ from pydantic import Field, model_validator
 
 from posttrain.rewards.checked import outputs_of
 from posttrain.rewards.composition import under
-from posttrain.rewards.on_error import BaseRewardConfig
+from posttrain.rewards.on_error import BaseRewardConfig, ConfiguredReward
 from posttrain.rewards.reward import Reward, RewardInput, RewardOutput, part_name
 
 if TYPE_CHECKING:
@@ -67,17 +68,6 @@ class NormaliseConfig(BaseRewardConfig):
         return normalise(self.reward.build(), self.method, self.mean, self.std)
 
 
-class ShuffledConfig(BaseRewardConfig):
-    """``reward`` judges; its scores are then dealt out at random inside each group."""
-
-    type: Literal["shuffled"] = "shuffled"
-    reward: "RewardConfig"
-    seed: int = Field(default=0, ge=0)
-
-    def make(self) -> Reward:
-        return ShuffledReward(self.reward.build(), self.seed)
-
-
 class RescaledReward:
     """The scores of ``reward`` by ``rescale``, group by group; the score as it was stays visible as a part.
 
@@ -117,26 +107,32 @@ def normalise(reward: Reward, method: Method = "z_score", mean: float = 0.0, std
     return RescaledReward("normalise", reward, {"z_score": z_scores, "min_max": min_max, "fixed": fixed}[method])
 
 
-class ShuffledReward:
-    """A control: keeps every group's pass rate and takes away what it means.
+class ShuffledReward(ConfiguredReward):
+    """``reward`` judges; its scores are then dealt out at random inside each group. A control: keeps every group's pass
+    rate and takes away what it means. The order depends on ``seed`` and on the completions of the group alone."""
 
-    The order depends on ``seed`` and on the completions of the group alone.
-    """
+    type: Literal["shuffled"] = "shuffled"
+    reward: "RewardConfig"
+    seed: int = Field(default=0, ge=0)
 
-    def __init__(self, reward: Reward, seed: int = 0) -> None:
-        self.reward = reward
-        self.seed = seed
+    def make(self) -> Reward:
+        assert self._judge is not None  # built here
+        return self
+
+    @cached_property
+    def _judge(self) -> Reward:
+        return self.reward.build()
 
     def score(self, inputs: Sequence[RewardInput]) -> list[RewardOutput]:
         shuffled: list[RewardOutput] = []
-        for items, dealt in grouped(inputs, outputs_of(self.reward, inputs)):
+        for items, dealt in grouped(inputs, outputs_of(self._judge, inputs)):
             texts = "\x1f".join(item.completion for item in items)
             random.Random(f"{self.seed}\x1f{items[0].example.id}\x1f{texts}").shuffle(dealt)
             shuffled += dealt
         return shuffled
 
     def close(self) -> None:
-        self.reward.close()
+        self._judge.close()
 
 
 def grouped(

@@ -17,7 +17,6 @@ class TextProcessing(Config):
     """
 
     strip_thinking: bool = Field(default=False, description="what follows the last thinking block; nothing if unclosed")
-    thinking_tags: tuple[str, str] = ("<think>", "</think>")
     answer_tag: str | None = Field(
         default="answer", description="where <answer> is opened, only what it holds, closed or not; null: everything"
     )
@@ -27,7 +26,7 @@ class TextProcessing(Config):
     def of_completion(self, text: str) -> str:
         """What of a completion is compared."""
         if self.strip_thinking:
-            text = after_thinking(text, self.thinking_tags) or ""
+            text = after_thinking(text) or ""
         if self.answer_tag is not None:
             _, opened, rest = text.partition(f"<{self.answer_tag}>")
             # Up to the next closing or opening tag.

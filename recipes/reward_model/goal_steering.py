@@ -16,12 +16,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from guided_decoding import decode_guided
+from trajectory_filter import Ballot, Vote, filter_outcome, fit_threshold
+
 from posttrain.build import run_job
 from posttrain.data.chat import PromptEncoder
 from posttrain.job import METHODS, Job, load_job
 from posttrain.rewards.learned.goal_conditioned import GoalConditionedReward
-from posttrain.rewards.learned.guided_decoding import decode_guided
-from posttrain.rewards.learned.trajectory_filter import Ballot, Vote, filter_outcome, fit_threshold
 from posttrain.rewards.reward import RewardInput
 from posttrain.rollout.engine import RolloutEngine
 from posttrain.rollout.seeds import derive_seed

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
 from posttrain.config_file import load_config
 from posttrain.errors import DataError, UserError
+from posttrain.evaluation.metrics import estimate
 from posttrain.rewards.reward import RewardInput, RewardOutput
 
 FOLDER = Path(__file__).parents[2] / "eval" / "bleu_agreement"
@@ -163,3 +165,56 @@ def test_held_out_preferences(tmp_path: Path) -> None:
     pairs = SCRIPT["HeldOutConfig"].model_validate(data).pairs()
     assert len(pairs) == 5
     assert all(pair.label == 1 and pair.answers[0].startswith("good") for pair in pairs)
+
+
+# A, B, tie, A, B, tie by the labels; the metric says A, A, tie, tie, B, B.
+LABELS = np.array([1, -1, 0, 1, -1, 0])
+PICKS = SCRIPT["preferred"](np.array([2.0, 5.0, 1.0, 3.0, 0.0, 1.0]), np.array([1.0, 4.0, 1.0, 3.0, 7.0, 2.0]))
+
+
+def test_ties_are_met_by_ties_or_left_out() -> None:
+    assert PICKS.tolist() == [1, 1, 0, 0, -1, -1]
+    assert SCRIPT["credit"](PICKS, LABELS).tolist() == [1, 0, 1, 0, 1, 0]
+    np.testing.assert_array_equal(SCRIPT["tie_free_credit"](PICKS, LABELS), [1, 0, np.nan, 0.5, 1, np.nan])
+    found = estimate(SCRIPT["tie_free_credit"](PICKS, LABELS), range(6))
+    assert found is not None
+    assert found.value == 2.5 / 4
+
+
+def test_z_scores() -> None:
+    np.testing.assert_allclose(SCRIPT["z_scores"](np.array([1.0, 3.0])), [-1, 1])
+    assert SCRIPT["z_scores"](np.full(3, 7.0)).tolist() == [0, 0, 0]
+
+
+ROW = {"prompt": "Why?", "answer_a": "a", "answer_b": "b", "label": "B", "references": ["x", "y", "z"]}
+
+
+def write_pairs(folder: Path, *rows: dict[str, Any]) -> str:
+    file = folder / "pairs.jsonl"
+    file.write_text("\n" + "".join(json.dumps(row) + "\n" for row in rows))
+    return str(file)
+
+
+def test_a_labelled_pair(tmp_path: Path) -> None:
+    first, second = SCRIPT["LabelledPairsConfig"](
+        path=write_pairs(tmp_path, ROW, ROW | {"label": "tie (bothbad)", "model_a": "m"}), references=2
+    ).pairs()
+    assert (first.answers, first.label, first.example.references) == (("a", "b"), -1, ["x", "y"])
+    assert (second.label, second.example.prompt, second.example.metadata["model_a"]) == (0, "Why?", "m")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"label": "C"}, r"line 3: field 'label' is 'C', not one of A, B, tie, tie \(bothbad\)"),
+        ({"label": ["A"]}, r"line 3: field 'label' is \['A'\], not one of"),
+        ({"references": ["x"]}, "line 3: field 'references' has 1 of the 2 texts that data.references asks for"),
+        ({"references": None}, "line 3: field 'references' has 0 of the 2 texts"),
+        ({"references": ["x", " "]}, "line 3: field 'references' is empty"),
+        ({"answer_b": None}, "line 3: field 'answer_b' is None, not text"),
+        ({"prompt": ""}, "line 3: field 'prompt' is empty"),
+    ],
+)
+def test_a_row_that_is_no_labelled_pair_is_named(change: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"pairs\.jsonl, " + message):
+        SCRIPT["LabelledPairsConfig"](path=write_pairs(tmp_path, ROW, ROW | change), references=2).pairs()

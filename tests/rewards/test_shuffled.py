@@ -11,7 +11,7 @@ def group(name: str, completions: list[str]) -> list[RewardInput]:
 
 
 def scores(seed: int, inputs: list[RewardInput]) -> list[float | None]:
-    return [output.score for output in ShuffledReward(ExactIntegerReward(), seed).score(inputs)]
+    return [output.score for output in ShuffledReward(reward=ExactIntegerReward(), seed=seed).score(inputs)]
 
 
 def test_each_group_keeps_its_pass_rate() -> None:

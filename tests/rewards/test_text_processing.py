@@ -30,7 +30,6 @@ def test_the_defaults_are_bleuberis() -> None:
         ({"strip_thinking": True}, "opened in the prompt</think> because", "because"),
         ({"strip_thinking": True}, "<think>why</think> so <think>but", ""),
         ({"strip_thinking": True}, "<think>a <answer>7</answer></think><answer>8</answer>", "8"),
-        ({"strip_thinking": True, "thinking_tags": ("[T]", "[/T]")}, "[T]why[/T] <think>", "<think>"),
         ({"strip_thinking": True}, "no block", "no block"),
         ({"unicode_normalisation": "NFC"}, "e\u0301 ﬁ", "\u00e9 ﬁ"),
         ({"unicode_normalisation": "NFKC"}, "e\u0301 ﬁ １", "\u00e9 fi 1"),

@@ -56,7 +56,6 @@ class CodeReward(ConfiguredReward):
     output_kb: int = Field(default=1024, ge=1, description="what it may print")
     workers: int = Field(default=2, ge=1, description="programs that run at once")
     python: str = Field(default="", description="the interpreter with the packages that programs import; standard only")
-    thinking_tags: tuple[str, str] = Field(default=("<think>", "</think>"), description="text within is no program")
 
     def make(self) -> Reward:
         """Raises: SandboxUnavailable, where this machine does not isolate programs (see ``SandboxPool``)."""
@@ -85,7 +84,7 @@ class CodeReward(ConfiguredReward):
             tests = tests_of(item)
         except ValueError as error:
             return RewardOutput(None, error="invalid_input", message=str(error))
-        text = after_thinking(item.completion, self.thinking_tags)
+        text = after_thinking(item.completion)
         if text is None or not text.strip():
             found = Checked(0, problem="there is no program")
         else:

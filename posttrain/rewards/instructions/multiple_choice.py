@@ -28,7 +28,6 @@ class MultipleChoiceReward(ConfiguredReward):
 
     type: Literal["multiple_choice"] = "multiple_choice"
     letters: str = Field(default="ABCDEFGHIJ", pattern="^[A-Z]+$", description="that can be chosen")
-    thinking_tags: tuple[str, str] = Field(default=("<think>", "</think>"), description="text within is no answer")
 
     def judged(self, item: RewardInput) -> RewardOutput:
         gold = item.example.answer
@@ -36,7 +35,7 @@ class MultipleChoiceReward(ConfiguredReward):
         if answer is None or answer not in self.letters:
             message = f"the answer {gold!r:.200} is not one of the letters {self.letters}"
             return RewardOutput(None, error="invalid_input", message=message)
-        text = after_thinking(item.completion, self.thinking_tags)
+        text = after_thinking(item.completion)
         chosen = None if text is None else chosen_letter(text)
         if chosen is None or chosen not in self.letters:
             return RewardOutput(0.0, {"answered": 0.0}, message="no letter was chosen")

@@ -6,10 +6,9 @@ import os
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from posttrain.config import Config
 from posttrain.errors import JobError
@@ -38,11 +37,6 @@ class EndpointConfig(Config):
     deadline_s: float = Field(default=120.0, gt=0, description="seconds for one question, all its attempts included")
     extra: dict[str, Any] = Field(default_factory=dict, description="more keys of the request; null takes a key out")
 
-    @field_validator("base_url")
-    @classmethod
-    def _ends_without_slash(cls, url: str) -> str:
-        return url.rstrip("/")
-
     def build(self) -> "ChatEndpoint":
         """Raises ``JobError`` where ``api_key_variable`` is not set."""
         return ChatEndpoint(self)
@@ -58,25 +52,24 @@ class ChatEndpoint:
         if config.api_key_variable and not self._key:
             raise JobError(f"api_key_variable: the environment variable {config.api_key_variable} is not set")
         self._lock = threading.Lock()
-        self._running: _Running | None = None
+        self._loop: LoopThread | None = None
 
     def replies(self, questions: Sequence[Conversation], sampling: Sampling, seed: int, top: int) -> list[Reply]:
         """One reply a question: ``unavailable`` after the last attempt or a refusal, ``timeout`` at the deadline,
         ``invalid_input`` for what the server cannot take, ``unparseable`` for a body that is no chat completion."""
         payloads = [self._payload(question, sampling, seed, top) for question in questions]
-        running = self._started()
 
         async def all_replies() -> list[Reply]:
-            return await asyncio.gather(*(self._reply(running, payload) for payload in payloads))
+            return await asyncio.gather(*map(self._reply, payloads))
 
-        return running.loop.run(all_replies())
+        return self._started().run(all_replies())
 
     def close(self) -> None:
         with self._lock:
-            running, self._running = self._running, None
-        if running is not None:
-            running.loop.run(running.client.aclose())
-            running.loop.close()
+            loop, self._loop = self._loop, None
+        if loop is not None:
+            loop.run(self._client.aclose())
+            loop.close()
 
     def _payload(self, question: Conversation, sampling: Sampling, seed: int, top: int) -> dict[str, Any]:
         payload: dict[str, Any] = {
@@ -93,16 +86,16 @@ class ChatEndpoint:
             payload |= {"logprobs": True, "top_logprobs": top}
         return {key: value for key, value in (payload | self.config.extra).items() if value is not None}
 
-    async def _reply(self, running: "_Running", payload: dict[str, Any]) -> Reply:
-        async with running.slots:
-            await running.pace.turn()
+    async def _reply(self, payload: dict[str, Any]) -> Reply:
+        async with self._slots:
+            await self._pace.turn()
             try:
                 async with asyncio.timeout(self.config.deadline_s):
-                    return await self._attempts(running, payload)
+                    return await self._attempts(payload)
             except TimeoutError:
                 return Reply(error="timeout", message=f"no reply within {self.config.deadline_s:g} s")
 
-    async def _attempts(self, running: "_Running", payload: dict[str, Any]) -> Reply:
+    async def _attempts(self, payload: dict[str, Any]) -> Reply:
         import httpx
 
         ends = time.monotonic() + self.config.deadline_s
@@ -110,7 +103,7 @@ class ChatEndpoint:
         for attempt in range(self.config.attempts):
             wait = jitter.uniform(0, min(MAX_BACKOFF_S, self.config.backoff_s * 2**attempt))
             try:
-                response = await running.client.post("chat/completions", json=payload)
+                response = await self._client.post("chat/completions", json=payload)
             except httpx.RequestError as error:
                 failure = f"{type(error).__name__}: {error}"
             else:
@@ -125,35 +118,24 @@ class ChatEndpoint:
             if attempt + 1 == self.config.attempts or time.monotonic() + wait > ends:
                 break
             await asyncio.sleep(wait)
-            await running.pace.turn()
+            await self._pace.turn()
         return Reply(error="unavailable", message=f"{failure} (attempt {attempt + 1} of {self.config.attempts})")
 
-    def _started(self) -> "_Running":
+    def _started(self) -> LoopThread:
         import httpx
 
         with self._lock:
-            if self._running is None:
-                client = httpx.AsyncClient(
+            if self._loop is None:
+                self._client = httpx.AsyncClient(
                     base_url=self.config.base_url,
                     headers=bearer(self._key),
                     timeout=httpx.Timeout(None, connect=CONNECT_S),
                     limits=httpx.Limits(max_connections=self.config.concurrency),
                 )
-                slots = asyncio.Semaphore(self.config.concurrency)
-                self._running = _Running(
-                    LoopThread("chat-endpoint"), client, slots, Pace(self.config.requests_per_minute)
-                )
-            return self._running
-
-
-@dataclass(frozen=True, slots=True)
-class _Running:
-    """What exists between the first question and ``close``."""
-
-    loop: LoopThread
-    client: "httpx.AsyncClient"
-    slots: asyncio.Semaphore
-    pace: Pace
+                self._slots = asyncio.Semaphore(self.config.concurrency)
+                self._pace = Pace(self.config.requests_per_minute)
+                self._loop = LoopThread("chat-endpoint")
+            return self._loop
 
 
 def _read(response: "httpx.Response", with_logprobs: bool) -> Reply:

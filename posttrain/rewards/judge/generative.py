@@ -14,6 +14,7 @@ from posttrain.config import component_union
 from posttrain.errors import DataError
 from posttrain.objectives.agreement import SelfReward
 from posttrain.rewards.judge.chat_endpoint import EndpointConfig
+from posttrain.rewards.judge.disk_cache import DiskCache
 from posttrain.rewards.judge.judge_engine import EngineJudgeConfig, PolicyJudge, PolicyJudgeConfig
 from posttrain.rewards.judge.judge_modes import Ask, Judging, pairwise, pointwise, yes_probability
 from posttrain.rewards.judge.judgement import Conversation, Judge, JudgeTemplate, Reply, load_template
@@ -24,7 +25,6 @@ from posttrain.rollout.seeds import derive_seed
 from posttrain.types import Sampling
 
 if TYPE_CHECKING:
-    from posttrain.rewards.judge.disk_cache import DiskCache
     from posttrain.rollout.engine import RolloutEngine
 
 TOP_TOKENS = 20  # the most that OpenAI and vLLM give
@@ -76,9 +76,7 @@ class JudgeReward(ConfiguredReward):
         return judge
 
     @cached_property
-    def _cache(self) -> "DiskCache | None":
-        from posttrain.rewards.judge.disk_cache import DiskCache
-
+    def _cache(self) -> DiskCache | None:
         return DiskCache(self.cache) if self.cache is not None else None
 
     def score(self, inputs: Sequence[RewardInput]) -> list[RewardOutput]:

@@ -3,6 +3,7 @@ group to its questions and to how their replies become outputs; a score is betwe
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 from statistics import fmean
 from typing import Literal
 
@@ -36,7 +37,7 @@ def pointwise(group: Sequence[RewardInput], ask: Ask) -> Judging:
 
     def output(reply: Reply) -> RewardOutput:
         score = parse_score(reply.text)
-        return failed(reply, "Score: 7") if score is None else _scored(score)
+        return failed(reply, "Score: 7") if score is None else RewardOutput(unit_score(score), {"judge_score": score})
 
     return Judging([ask([Candidate.of(item)]) for item in group], lambda replies: list(map(output, replies)))
 
@@ -90,12 +91,7 @@ def compared(first: Reply, second: Reply) -> RewardOutput:
 
 def ring_pairs(number: int, reach: int) -> list[tuple[int, int]]:
     """Each of ``number`` things in a ring with the ``reach`` next ones; all pairs, once, where that goes around."""
-    pairs = {
-        tuple(sorted((row, (row + step) % number)))
-        for row in range(number)
-        for step in range(1, min(reach, number - 1) + 1)
-    }
-    return sorted((a, b) for a, b in pairs)
+    return [(a, b) for a, b in combinations(range(number), 2) if min(b - a, number - b + a) <= reach]
 
 
 def _share_won(comparisons: Sequence[RewardOutput], against: str) -> RewardOutput:
@@ -108,10 +104,6 @@ def _share_won(comparisons: Sequence[RewardOutput], against: str) -> RewardOutpu
     disagreement = fmean(one.parts["position_disagreement"] for one in comparisons if one.score is not None)
     parts = {"comparisons": float(len(scores)), "position_disagreement": disagreement}
     return RewardOutput(fmean(scores), parts)
-
-
-def _scored(score: float, **parts: float) -> RewardOutput:
-    return RewardOutput(unit_score(score), {"judge_score": score, **parts})
 
 
 def failed(reply: Reply, wanted: str) -> RewardOutput:

@@ -64,7 +64,8 @@ class GoalConditionedReward(BaseRewardModel):
         return states[self.goal]
 
     def score(self, inputs: Sequence[RewardInput]) -> list[RewardOutput]:
-        return [self._output(reading) for reading in self.scorer.read(inputs, with_states=True)]
+        texts = [self.scorer.encode(item) for item in inputs]
+        return [self._output(reading) for reading in self.scorer.read(texts, with_states=True)]
 
     def _output(self, reading: "Reading") -> RewardOutput:
         from posttrain.objectives.preference import goal_values

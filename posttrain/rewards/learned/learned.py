@@ -81,4 +81,5 @@ class LearnedReward(BaseRewardModel):
         return VLLMClassifier(self, max_length)
 
     def score(self, inputs: Sequence[RewardInput]) -> list[RewardOutput]:
-        return [reading.output() for reading in self.scorer.read(inputs)]
+        texts = [self.scorer.encode(item) for item in inputs]
+        return [reading.output() for reading in self.scorer.read(texts)]

@@ -76,12 +76,8 @@ class RewardModelScorer:
         self._lock = threading.Lock()
         self._classifier: Classifier | None = config.classifier(self.max_length)
 
-    def read(self, inputs: Sequence[RewardInput], with_states: bool = False) -> list[Reading]:
-        """One reading for each input, in order."""
-        return self.read_encoded([self.encode(item) for item in inputs], with_states)
-
-    def read_encoded(self, texts: Sequence[EncodedText | str], with_states: bool = False) -> list[Reading]:
-        """``read`` of texts that are encoded already, or of why one could not be."""
+    def read(self, texts: Sequence[EncodedText | str], with_states: bool = False) -> list[Reading]:
+        """One reading for each text, in order; a string is why one could not be encoded."""
         encoded = [text for text in texts if not isinstance(text, str)]
         with self._lock:
             self._classifier = self._classifier or self.config.classifier(self.max_length)
@@ -108,17 +104,16 @@ class RewardModelScorer:
             end -= 1
         return self._fitted(ids[:end], min(start, end))
 
-    def encode_sampled(self, item: RewardInput, completion_ids: list[int]) -> EncodedText | str:
-        """As a policy samples: the prompt, then ``completion_ids``, or else the text and the EOS where it ended."""
+    def encode_sampled(self, item: RewardInput) -> EncodedText | str:
+        """As a policy samples: the prompt, then the text, and the EOS where it ended."""
         try:
             with self._lock:
                 prompt = self.encoder.prompt_ids(self._example(item))
-                ids = completion_ids or self.encoder.completion_ids(item.completion)
+                ids = self.encoder.completion_ids(item.completion)
         except DataError as error:
             return str(error)
-        if not completion_ids and item.finish_reason == "stop":
-            ids = [*ids, self.encoder.tokenizer.eos_token_id]
-        return self._fitted(prompt + ids, len(prompt))
+        ending = [self.tokenizer.eos_token_id] * (item.finish_reason == "stop")
+        return self._fitted([*prompt, *ids, *ending], len(prompt))
 
     def _example(self, item: RewardInput) -> Example:
         example = item.example

@@ -23,9 +23,6 @@ class TokenReward(BaseRewardModel):
 
     type: Literal["token_reward_model"] = "token_reward_model"
     fp32_head: bool = Field(default=True, description="of bfloat16: the head in float32, as it was trained")
-    use_completion_ids: bool = Field(
-        default=False, description="read the rollout's own tokens, not its text: for a policy with this tokenizer"
-    )
 
     def make(self) -> Reward:
         """Raises: also JobError, where the model's config does not say where a token's score is read."""
@@ -46,10 +43,8 @@ class TokenReward(BaseRewardModel):
         return TokenClassifier(self)
 
     def score(self, inputs: Sequence[RewardInput]) -> list[RewardOutput]:
-        # As the policy had it: the prompt, and the sampled tokens with the one that ends them.
-        ids = [item.completion_ids if self.use_completion_ids else [] for item in inputs]
-        texts = [self.scorer.encode_sampled(*pair) for pair in zip(inputs, ids, strict=True)]
-        return [self._output(reading) for reading in self.scorer.read_encoded(texts, with_states=True)]
+        texts = [self.scorer.encode_sampled(item) for item in inputs]
+        return [self._output(reading) for reading in self.scorer.read(texts, with_states=True)]
 
     def _output(self, reading: "Reading") -> RewardOutput:
         import torch

@@ -60,12 +60,10 @@ class ExtractedAnswer:
     step: Step
 
 
-def after_thinking(completion: str, tags: tuple[str, str] = ("<think>", "</think>")) -> str | None:
+def after_thinking(completion: str) -> str | None:
     """The text after the last thinking block; None where a block was opened and not closed."""
-    opening, closing = tags
-    _, closed, rest = completion.rpartition(closing)
-    rest = rest if closed else completion
-    return None if opening in rest else rest
+    rest = completion.rpartition("</think>")[2]
+    return None if "<think>" in rest else rest
 
 
 def extract_answer(text: str, expects_text: bool = False) -> ExtractedAnswer | None:
@@ -153,17 +151,11 @@ def _after_hashes(text: str) -> str:
 def _after_phrase(text: str, expects_text: bool) -> str | None:
     """What the last phrase that introduces an answer is followed by, looking at no more than the last five."""
     for match in list(_PHRASE.finditer(text))[-5:][::-1]:
-        rest = text[match.end() : match.end() + 2000]
-        rest = rest[_lead_in(rest) :]
+        rest = _LEAD_IN.sub("", text[match.end() : match.end() + 2000], count=1)
         answer = _leading_text(rest) if expects_text else _leading_expression(rest)
         if answer:
             return answer
     return None
-
-
-def _lead_in(text: str) -> int:
-    match = _LEAD_IN.match(text)
-    return match.end() if match else 0
 
 
 def _leading_text(text: str) -> str | None:

@@ -76,7 +76,8 @@ def latex_form(answer: str) -> str:
     text = re.sub(r"\\frac\s*([^\W_])\s*([^\W_])", r"\\frac{\1}{\2}", text)
     text = re.sub(r"(?<![\d.])(\d*)\.(\d*)\\overline\{(\d+)\}", _repeating_decimal, text)
     text = re.sub(r"(?<=\d)\s*[eE]([-+]?\d+)(?!\w)", r"\\cdot 10^{\1}", text)
-    text = re.sub(rf"(?<=\d) ({'|'.join(POWERS_OF_TEN)})\b", _power_of_ten, text)
+    powers = rf"(?<=\d) ({'|'.join(POWERS_OF_TEN)})\b"
+    text = re.sub(powers, lambda found: rf"\cdot 10^{{{POWERS_OF_TEN[found[1]]}}}", text)
     text = re.sub(r"\s*percent\b", r"%", text).replace("%", r"\%").replace("**", "^")
     text = re.sub(r"(?<![\\A-Za-z])(pi|sqrt|sin|cos|tan|log|ln|exp|infinity|infty)(?![A-Za-z])", r"\\\1", text)
     text = text.replace("\\infinity", "\\infty").replace("\\varnothing", "\\emptyset")
@@ -116,10 +117,6 @@ def _plain_number(text: str) -> str:
     whole, decimals = whole.lstrip("0") or "0", decimals.rstrip("0")
     number = f"{whole}.{decimals}" if decimals else whole
     return number if number == "0" else sign + number
-
-
-def _power_of_ten(match: re.Match[str]) -> str:
-    return rf"\cdot 10^{{{POWERS_OF_TEN[match.group(1)]}}}"
 
 
 def _repeating_decimal(match: re.Match[str]) -> str:

@@ -1,8 +1,6 @@
 """Is the final answer of a completion right? math-verify in worker processes, with a hard time limit a sample."""
 
 import re
-import threading
-from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -35,6 +33,7 @@ Verdict = bool | RewardOutput
 CHOICE = re.compile("[A-J]")
 # Characters of an answer that a message quotes.
 SHOWN = 80
+MOST_CACHED = 65536  # verdicts that are kept
 
 
 class MathAnswerReward(ConfiguredReward):
@@ -58,12 +57,10 @@ class MathAnswerReward(ConfiguredReward):
     )
     timeout_s: float = Field(default=5.0, gt=0, description="wall-clock seconds of one comparison")
     workers: int = Field(default=2, ge=1, description="processes that compare")
-    cache_size: int = Field(default=65536, ge=0, description="(gold, answer) pairs whose verdict is kept")
-    thinking_tags: tuple[str, str] = Field(default=("<think>", "</think>"), description="text within is no answer")
 
     @cached_property
-    def _cache(self) -> "VerdictCache":
-        return VerdictCache(self.cache_size)
+    def _cache(self) -> dict[Pair, bool]:
+        return {}
 
     @cached_property
     def _pool(self) -> WorkerPool:
@@ -79,7 +76,7 @@ class MathAnswerReward(ConfiguredReward):
         golds = _golds(item)
         if not golds:
             return _Question([], RewardOutput(None, error="invalid_input", message="the example has no gold answer"))
-        text = after_thinking(item.completion, self.thinking_tags)
+        text = after_thinking(item.completion)
         found = None if text is None else _found(text, golds)
         parts = {f"extracted_by_{step}": float(found is not None and found.step == step) for step in STEPS}
         if text is None or found is None:
@@ -97,6 +94,8 @@ class MathAnswerReward(ConfiguredReward):
 
     def _verdicts(self, pairs: Iterable[Pair]) -> dict[Pair, Verdict]:
         """The verdict of each pair; equal pairs are compared once."""
+        if len(self._cache) > MOST_CACHED:
+            self._cache.clear()
         verdicts: dict[Pair, Verdict] = {}
         unknown: list[Pair] = []
         for pair in dict.fromkeys(pairs):
@@ -110,7 +109,7 @@ class MathAnswerReward(ConfiguredReward):
         for pair, result in zip(unknown, self._pool.map(items), strict=True):
             verdicts[pair] = verdict = _verdict(pair, result)
             if isinstance(verdict, bool):
-                self._cache.put(pair, verdict)
+                self._cache[pair] = verdict
         return verdicts
 
     def close(self) -> None:
@@ -137,28 +136,6 @@ class _Question:
         if failure is not None:
             return replace(failure, parts=self.if_right.parts)
         return self.if_right
-
-
-class VerdictCache:
-    """The verdicts of the pairs that were asked for most recently. Safe to use from several threads."""
-
-    def __init__(self, size: int) -> None:
-        self.size = size
-        self._verdicts: OrderedDict[Pair, bool] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def get(self, pair: Pair) -> bool | None:
-        with self._lock:
-            if pair in self._verdicts:
-                self._verdicts.move_to_end(pair)
-            return self._verdicts.get(pair)
-
-    def put(self, pair: Pair, verdict: bool) -> None:
-        with self._lock:
-            self._verdicts[pair] = verdict
-            self._verdicts.move_to_end(pair)
-            while len(self._verdicts) > self.size:
-                self._verdicts.popitem(last=False)
 
 
 def _golds(item: RewardInput) -> list[str]:

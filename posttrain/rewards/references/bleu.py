@@ -5,18 +5,11 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from posttrain.rewards.composition import parts_under
 from posttrain.rewards.references.bleu_score import Bleu, Matches, SmoothMethod, evaluate_bleu, sacrebleu_bleu
 from posttrain.rewards.references.bleu_tokenizer import TokenizerName, load_tokenizer
-from posttrain.rewards.references.reference import (
-    Judge,
-    Prepare,
-    ReferenceReward,
-    ReferenceRewardConfig,
-    RougeTokenizerName,
-    rouge_l_judges,
-    tokenized,
-)
-from posttrain.rewards.reward import Reward, RewardOutput
+from posttrain.rewards.references.reference import Judge, ReferenceRewardConfig, rouge_l_judge, tokenized
+from posttrain.rewards.reward import RewardOutput
 
 
 class BleuKeys(ReferenceRewardConfig):
@@ -48,8 +41,7 @@ class BleuKeys(ReferenceRewardConfig):
             raise ValueError(f"smooth_value of floor must be at most 1; with {self.smooth_value} no match beats one")
         return self
 
-    def judges(self) -> Prepare:
-        """What makes BLEU's judge of a list of references."""
+    def prepare(self, references: Sequence[str]) -> Judge:
         from posttrain.rewards.references.ngram_matches import count_references, match
 
         split = load_tokenizer(self.tokenize)
@@ -59,11 +51,8 @@ class BleuKeys(ReferenceRewardConfig):
             # sacrebleu strips the end of a line before 13a joins words hyphenated across lines; evaluate does not.
             return split(text.rstrip() if self.variant == "sacrebleu" else text)
 
-        def prepare(references: Sequence[str]) -> Judge:
-            counts = count_references(tokenized(references, tokens))
-            return lambda texts: [self._output(self._bleu(found)) for found in match([*map(tokens, texts)], counts)]
-
-        return prepare
+        counts = count_references(tokenized(references, tokens))
+        return lambda texts: [self._output(self._bleu(found)) for found in match([*map(tokens, texts)], counts)]
 
     def _bleu(self, matches: Matches) -> Bleu:
         if self.variant == "sacrebleu":
@@ -84,28 +73,18 @@ class BleuConfig(BleuKeys):
 
     type: Literal["bleu"] = "bleu"
 
-    def make(self) -> Reward:
-        return ReferenceReward("bleu", self.judges(), self)
-
 
 class BleuRougeConfig(BleuKeys):
     """Harmonic mean of BLEU and ROUGE-L, one of BLEUBERI's other rewards; both are parts, each above its own."""
 
     type: Literal["bleu_rouge"] = "bleu_rouge"
-    rouge_tokenize: RougeTokenizerName = Field(default="rouge", description="as tokenize of rouge_l")
 
-    def make(self) -> Reward:
-        bleu_of, rouge_of = self.judges(), rouge_l_judges(self.rouge_tokenize)
-
-        def prepare(references: Sequence[str]) -> Judge:
-            bleu, rouge = bleu_of(references), rouge_of(references)
-            return lambda completions: [*map(_harmonic_mean, bleu(completions), rouge(completions))]
-
-        return ReferenceReward("bleu_rouge", prepare, self)
+    def prepare(self, references: Sequence[str]) -> Judge:
+        bleu, rouge_l = super().prepare(references), rouge_l_judge(references)
+        return lambda completions: [*map(_harmonic_mean, bleu(completions), rouge_l(completions))]
 
 
 def _harmonic_mean(bleu: RewardOutput, rouge_l: RewardOutput) -> RewardOutput:
     b, r = bleu.score or 0.0, rouge_l.score or 0.0
-    parts = {"bleu": b} | {f"bleu/{name}": value for name, value in bleu.parts.items()}
-    parts |= {"rouge_l": r} | {f"rouge_l/{name}": value for name, value in rouge_l.parts.items()}
+    parts = parts_under("bleu", bleu) | parts_under("rouge_l", rouge_l)
     return RewardOutput(2 * b * r / (b + r) if b + r else 0.0, parts)

@@ -2,53 +2,52 @@
 
 import re
 import string
+from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import lru_cache
+from functools import cache, cached_property, lru_cache
 from types import SimpleNamespace
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from posttrain.rewards.on_error import BaseRewardConfig
+from posttrain.rewards.on_error import ConfiguredReward
 from posttrain.rewards.references.bleu_tokenizer import Tokenizer, TokenizerName, load_tokenizer
-from posttrain.rewards.reward import Reward, RewardInput, RewardOutput
+from posttrain.rewards.reward import RewardInput, RewardOutput
 from posttrain.rewards.text_processing import TextProcessing
 from posttrain.types import Example
 
 # Judges completions by the references that it was prepared for.
 Judge = Callable[[Sequence[str]], list[RewardOutput]]
-Prepare = Callable[[Sequence[str]], Judge]
 RougeTokenizerName = Literal["rouge"] | TokenizerName
 
 _ARTICLE = re.compile(r"\b(?:a|an|the)\b")
 _WITHOUT_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
-class ReferenceRewardConfig(BaseRewardConfig):
-    """What every reward that compares with references can be told."""
+class UnusableReference(ValueError):
+    """There is nothing to compare with."""
+
+
+class ReferenceRewardConfig(ConfiguredReward):
+    """A score from 0 to 1 by the judge that ``prepare`` makes of an example's references, once for all completions; of
+    its answers, where it has no references and ``or_answer``. ``invalid_input`` where they are unusable."""
+
+    or_answer: ClassVar[bool] = False
 
     text: TextProcessing = Field(default_factory=TextProcessing, description="what of a completion is compared")
     cached_examples: int = Field(
         default=256, ge=0, description="examples whose references stay counted; 0.15 MB for BLEU, five of 300 tokens"
     )
 
+    @abstractmethod
+    def prepare(self, references: Sequence[str]) -> Judge:
+        """Raises: UnusableReference."""
 
-class UnusableReference(ValueError):
-    """There is nothing to compare with."""
-
-
-class ReferenceReward:
-    """A score from 0 to 1 by the judge that ``prepare`` makes of an example's references, once for all completions; of
-    its answers, where it has no references and ``or_answer``. ``invalid_input`` where they are unusable."""
-
-    def __init__(self, name: str, prepare: Prepare, config: ReferenceRewardConfig, or_answer: bool = False) -> None:
-        self.name = name
-        self.text = config.text
-        self.or_answer = or_answer
-        self._prepare = prepare
-        self._judge_of = lru_cache(maxsize=config.cached_examples)(self._usable)
+    @cached_property
+    def _judge_of(self) -> Callable[[tuple[str, ...]], Judge]:
+        return lru_cache(maxsize=self.cached_examples)(self._usable)
 
     def score(self, inputs: Sequence[RewardInput]) -> list[RewardOutput]:
         groups: dict[tuple[str, ...], list[int]] = {}
@@ -72,13 +71,10 @@ class ReferenceReward:
         try:
             if not references:
                 raise UnusableReference("there is neither reference nor answer" if self.or_answer else "no reference")
-            return self._prepare([self.text.of_reference(reference) for reference in references])
+            return self.prepare([self.text.of_reference(reference) for reference in references])
         except UnusableReference as error:
             failure = RewardOutput(None, error="invalid_input", message=str(error))
             return lambda completions: [failure] * len(completions)
-
-    def close(self) -> None:
-        """There is nothing to end."""
 
 
 def tokenized(references: Sequence[str], tokenize: Tokenizer = str.split) -> list[list[str]]:
@@ -99,17 +95,13 @@ class ChrfConfig(ReferenceRewardConfig):
     beta: int = Field(default=2, ge=1, description="weight of recall against precision")
     lowercase: bool = False
 
-    def make(self) -> Reward:
+    def prepare(self, references: Sequence[str]) -> Judge:
         from sacrebleu.metrics import CHRF
 
+        tokenized(references)
         keys = self.model_dump(include={"char_order", "word_order", "beta", "lowercase"})
-
-        def prepare(references: Sequence[str]) -> Judge:
-            tokenized(references)
-            chrf = CHRF(**keys, references=[[reference] for reference in references])
-            return lambda texts: [RewardOutput(chrf.corpus_score([text], None).score / 100) for text in texts]
-
-        return ReferenceReward("chrf", prepare, self)
+        chrf = CHRF(**keys, references=[[reference] for reference in references])
+        return lambda texts: [RewardOutput(chrf.corpus_score([text], None).score / 100) for text in texts]
 
 
 class RougeLConfig(ReferenceRewardConfig):
@@ -121,32 +113,35 @@ class RougeLConfig(ReferenceRewardConfig):
         default="rouge", description="rouge: lower-cased a-z and 0-9 only, as the library does; else one of BLEU's"
     )
 
-    def make(self) -> Reward:
-        return ReferenceReward("rouge_l", rouge_l_judges(self.tokenize), self)
+    def prepare(self, references: Sequence[str]) -> Judge:
+        return rouge_l_judge(references, self.tokenize)
 
 
-def rouge_l_judges(tokenizer: RougeTokenizerName) -> Prepare:
-    """What makes ROUGE-L's judge of a list of references."""
+def rouge_l_judge(references: Sequence[str], tokenizer: RougeTokenizerName = "rouge") -> Judge:
+    """ROUGE-L against the best of ``references``."""
+    tokenize, scorer = _rouge_l(tokenizer)
+    tokenized(references, tokenize)
+
+    def judged(completion: str) -> RewardOutput:
+        best = scorer.score_multi(references, completion)["rougeL"]
+        return RewardOutput(float(best.fmeasure), {"precision": best.precision, "recall": best.recall})
+
+    return lambda completions: [judged(completion) for completion in completions]
+
+
+@cache
+def _rouge_l(tokenizer: RougeTokenizerName) -> tuple[Tokenizer, Any]:
     from rouge_score.rouge_scorer import RougeScorer
     from rouge_score.tokenizers import DefaultTokenizer
 
     tokenize: Tokenizer = DefaultTokenizer().tokenize if tokenizer == "rouge" else load_tokenizer(tokenizer)
-    scorer = RougeScorer(["rougeL"], tokenizer=SimpleNamespace(tokenize=tokenize))
-
-    def prepare(references: Sequence[str]) -> Judge:
-        tokenized(references, tokenize)
-
-        def judged(completion: str) -> RewardOutput:
-            best = scorer.score_multi(references, completion)["rougeL"]
-            return RewardOutput(float(best.fmeasure), {"precision": best.precision, "recall": best.recall})
-
-        return lambda completions: [judged(completion) for completion in completions]
-
-    return prepare
+    return tokenize, RougeScorer(["rougeL"], tokenizer=SimpleNamespace(tokenize=tokenize))
 
 
 class WordsConfig(ReferenceRewardConfig):
     """Of rewards that compare words, with the answers where there are no references."""
+
+    or_answer: ClassVar[bool] = True
 
     normalise: Literal["none", "squad"] = Field(default="none", description="squad: no case, punctuation, articles")
 
@@ -162,12 +157,9 @@ class ExactMatchConfig(WordsConfig):
 
     type: Literal["exact_match"] = "exact_match"
 
-    def make(self) -> Reward:
-        def prepare(references: Sequence[str]) -> Judge:
-            wanted = tokenized(references, self.words)
-            return lambda completions: [RewardOutput(float(self.words(text) in wanted)) for text in completions]
-
-        return ReferenceReward("exact_match", prepare, self, or_answer=True)
+    def prepare(self, references: Sequence[str]) -> Judge:
+        wanted = tokenized(references, self.words)
+        return lambda completions: [RewardOutput(float(self.words(text) in wanted)) for text in completions]
 
 
 class TokenF1Config(WordsConfig):
@@ -177,12 +169,9 @@ class TokenF1Config(WordsConfig):
     type: Literal["token_f1"] = "token_f1"
     normalise: Literal["none", "squad"] = "squad"
 
-    def make(self) -> Reward:
-        def prepare(references: Sequence[str]) -> Judge:
-            wanted = [Counter(words) for words in tokenized(references, self.words)]
-            return lambda completions: [_best_f1(Counter(self.words(text)), wanted) for text in completions]
-
-        return ReferenceReward("token_f1", prepare, self, or_answer=True)
+    def prepare(self, references: Sequence[str]) -> Judge:
+        wanted = [Counter(words) for words in tokenized(references, self.words)]
+        return lambda completions: [_best_f1(Counter(self.words(text)), wanted) for text in completions]
 
 
 def _best_f1(found: Counter[str], references: Sequence[Counter[str]]) -> RewardOutput:

@@ -6,12 +6,14 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import httpx
 
 from posttrain.errors import RewardFailure
 from posttrain.rewards.remote.http_client import LoopThread, bearer, jitter, retry_after
+from posttrain.rewards.remote.remote import ClientSettings
 from posttrain.rewards.reward import RewardInput, RewardOutput
 from posttrain.rewards.score_item import ScoreItem
 
@@ -50,26 +52,14 @@ class AsyncRewardClient:
     A request goes to the server with the fewest of this client's requests; one that fails is left alone for a while.
     While none can be reached the client waits, up to the deadline; what is not scored by then is the error
     ``unavailable``. Errors of single items are kept as the server tells them. The settings are the keys of
-    ``RemoteReward``; ``api_key`` is sent as bearer key.
+    ``ClientSettings``; ``api_key`` is sent as bearer key.
     """
 
-    def __init__(
-        self,
-        urls: Sequence[str],
-        *,
-        api_key: str | None = None,
-        model: str | None = None,
-        deadline_s: float = 300.0,
-        request_timeout_s: float = 60.0,
-        items_per_request: int = 64,
-        connections: int = 16,
-    ) -> None:
-        self.model = model
-        self.deadline_s = deadline_s
-        self.request_timeout_s = request_timeout_s
-        self.items_per_request = items_per_request
+    def __init__(self, urls: Sequence[str], *, api_key: str | None = None, **settings: Any) -> None:
+        self.settings = ClientSettings(urls=list(urls), **settings)
         self.digest: str | None = None
-        self._servers = [_Server(url.rstrip("/")) for url in urls]
+        self._servers = [_Server(url) for url in self.settings.urls]
+        connections = self.settings.connections
         self._slots = asyncio.Semaphore(connections)
         headers = {"content-type": "application/json", **bearer(api_key)}
         limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections, keepalive_expiry=30.0)
@@ -82,28 +72,20 @@ class AsyncRewardClient:
             RewardFailure: a server refuses the requests as such (wrong key, no reward of that name), or servers hold
                 different rewards.
         """
-        deadline = time.monotonic() + self.deadline_s
-        outputs: list[RewardOutput | None] = [None] * len(inputs)
-        encoded: list[tuple[int, bytes]] = []
-        for index, item in enumerate(inputs):
-            try:
-                encoded.append((index, json.dumps(_fields(item), allow_nan=False, ensure_ascii=False).encode()))
-            except (TypeError, ValueError) as error:
-                outputs[index] = RewardOutput(None, error="invalid_input", message=f"cannot be sent as JSON: {error}")
-        size = self.items_per_request
-        chunks = [encoded[start : start + size] for start in range(0, len(encoded), size)]
+        deadline = time.monotonic() + self.settings.deadline_s
+        encoded = [_encoded(item) for item in inputs]
+        sent = [data for data in encoded if isinstance(data, bytes)]
+        size = self.settings.items_per_request
         tasks = [
-            asyncio.create_task(self._score([data for _, data in chunk], token_scores, deadline)) for chunk in chunks
+            asyncio.create_task(self._score(sent[start : start + size], token_scores, deadline))
+            for start in range(0, len(sent), size)
         ]
         try:
-            scored = await asyncio.gather(*tasks)
+            scored = chain.from_iterable(await asyncio.gather(*tasks))
         finally:
             for task in tasks:
                 task.cancel()
-        for chunk, answers in zip(chunks, scored, strict=True):
-            for (index, _), answer in zip(chunk, answers, strict=True):
-                outputs[index] = answer
-        return [output for output in outputs if output is not None]
+        return [next(scored) if isinstance(data, bytes) else data for data in encoded]
 
     async def close(self) -> None:
         await self._http.aclose()
@@ -146,8 +128,8 @@ class AsyncRewardClient:
             left_s = deadline - time.monotonic()
             if left_s <= 0:
                 return None
-            timeout_s = min(self.request_timeout_s, SERVERS_SHARE * left_s)
-            settings = json.dumps({"model": self.model, "timeout_s": timeout_s, "token_scores": token_scores})
+            timeout_s = min(self.settings.request_timeout_s, SERVERS_SHARE * left_s)
+            settings = json.dumps({"model": self.settings.model, "timeout_s": timeout_s, "token_scores": token_scores})
             content = b'{"items":[' + b",".join(items) + b"]," + settings.encode()[1:]
             timeout = httpx.Timeout(min(timeout_s + ANSWER_GRACE_S, left_s), connect=min(CONNECT_LIMIT_S, left_s))
             server.running += 1
@@ -198,6 +180,14 @@ class RewardClient:
     def close(self) -> None:
         self._loop.run(self._client.close())
         self._loop.close()
+
+
+def _encoded(item: RewardInput) -> bytes | RewardOutput:
+    """The item as JSON, or why it cannot be sent."""
+    try:
+        return json.dumps(_fields(item), allow_nan=False, ensure_ascii=False).encode()
+    except (TypeError, ValueError) as error:
+        return RewardOutput(None, error="invalid_input", message=f"cannot be sent as JSON: {error}")
 
 
 def _fields(item: RewardInput) -> dict[str, Any]:

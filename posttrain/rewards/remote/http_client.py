@@ -16,13 +16,13 @@ Result = TypeVar("Result")
 jitter = SystemRandom()
 
 
-def _with_scheme(url: str) -> str:
+def _address(url: str) -> str:
     if not url.startswith(("http://", "https://")):
         raise ValueError(f"{url!r} should start with http:// or https://")
-    return url
+    return url.rstrip("/")
 
 
-Address = Annotated[str, AfterValidator(_with_scheme)]
+Address = Annotated[str, AfterValidator(_address)]
 
 
 def bearer(key: str | None) -> dict[str, str]:

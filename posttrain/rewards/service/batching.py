@@ -13,7 +13,7 @@ from posttrain.rewards.reward import RewardInput, RewardOutput
 from posttrain.rewards.scoring.reward_file import reward_digest
 from posttrain.rewards.service.config import ServerConfig
 from posttrain.rewards.service.metrics import Metrics
-from posttrain.rewards.service.process import WorkerGone, WorkerProcess
+from posttrain.rewards.service.process import ScoringProcess
 
 CHARACTERS_PER_TOKEN = 4
 # An idle worker looks this often whether its process still lives.
@@ -140,10 +140,9 @@ class ServedReward:
         self.name = name
         self.config = config
         self.metrics = metrics
-        resolved = reward.model_dump(mode="json")
         self.digest = reward_digest(reward)
         self._queue = RequestQueue(config)
-        self._processes = [WorkerProcess(resolved) for _ in range(config.workers)]
+        self._processes = [ScoringProcess(reward.model_dump_json()) for _ in range(config.workers)]
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -182,7 +181,7 @@ class ServedReward:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await asyncio.gather(*(process.stop() for process in self._processes))
 
-    async def _work(self, process: WorkerProcess) -> None:
+    async def _work(self, process: ScoringProcess) -> None:
         while True:
             if not process.is_alive():
                 await self._restart(process)
@@ -195,26 +194,21 @@ class ServedReward:
             for (request, index), output in zip(batch, await self._score_batch(process, batch), strict=True):
                 request.answer(index, output)
 
-    async def _score_batch(self, process: WorkerProcess, batch: Batch) -> list[RewardOutput]:
+    async def _score_batch(self, process: ScoringProcess, batch: Batch) -> list[RewardOutput]:
         started = time.monotonic()
-        try:
-            outputs = await process.score([request.inputs[index] for request, index in batch], self.config.timeout_s)
-        except WorkerGone:
-            logger.error("%s: a process ended while it scored %d items", self.name, len(batch))
-            return [RewardOutput(None, error="crashed")] * len(batch)
-        except TimeoutError:
-            logger.error(
-                "%s: %d items took over %g s; their process was ended", self.name, len(batch), self.config.timeout_s
-            )
-            return [RewardOutput(None, error="timeout")] * len(batch)
+        result = await process.score([request.inputs[index] for request, index in batch], self.config.timeout_s)
+        if result.error is not None:
+            logger.error("%s: %d items were not scored: %s", self.name, len(batch), result.message)
+            return [RewardOutput(None, error=result.error)] * len(batch)
         seconds = time.monotonic() - started
         self.metrics.batch_seconds.labels(self.name).observe(seconds)
         self.metrics.batch_items.labels(self.name).observe(len(batch))
         speed = len(batch) * len(self._processes) / max(seconds, 1e-6)
         self._queue.items_per_s += 0.1 * (speed - self._queue.items_per_s)
+        outputs: list[RewardOutput] = result.value
         return outputs
 
-    async def _restart(self, process: WorkerProcess) -> None:
+    async def _restart(self, process: ScoringProcess) -> None:
         wait_s = 0.1
         self.metrics.worker_restarts.labels(self.name).inc()
         while True:

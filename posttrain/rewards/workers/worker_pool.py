@@ -5,19 +5,18 @@ needed. Workers are separate programs (not forks of a process that may hold thre
 their parent.
 """
 
-import json
 import os
 import select
 import subprocess
 import sys
 import threading
-import time
 import weakref
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
+from multiprocessing import Pipe
 from typing import Any
 
 from posttrain.errors import RewardFailure
@@ -28,6 +27,7 @@ START_LIMIT_S = 120.0
 ORPHAN_GRACE_S = 2.0
 # Items that a worker is handed at once, at most: one write for all of them, but a limit and a reply for each.
 LONGEST_BATCH = 32
+STANDARD_ERROR = 2  # where a worker prints
 
 
 @dataclass(slots=True)
@@ -45,8 +45,8 @@ class WorkerPool:
     Processes start with the first items, and again after ``close``. ``map`` may be called from several threads.
 
     Args:
-        function: ``package.module:name`` of a function of one JSON value that returns a JSON value. Its module must
-            import without torch, or every worker pays for it.
+        function: ``package.module:name`` of a function of one value; it and what is returned can be pickled. Its module
+            must import without torch, or every worker pays for it.
         workers: how many items run at once.
         timeout_s: wall-clock seconds of one item.
         memory_mb: address space of a worker; 0 is no limit.
@@ -59,8 +59,8 @@ class WorkerPool:
         self.memory_mb = memory_mb
         self._lock = threading.Lock()
         self._executor: ThreadPoolExecutor | None = None
-        self._idle: list[_Worker] = []
-        self._alive: set[_Worker] = set()
+        self._of_thread = threading.local()
+        self._alive: set[Worker] = set()
         weakref.finalize(self, _dispose_all, self._alive)
         os.register_at_fork(after_in_child=partial(_forget, weakref.ref(self)))
 
@@ -89,44 +89,29 @@ class WorkerPool:
         if executor is not None:
             executor.shutdown(wait=True)
         _dispose_all(self._alive)
-        self._idle.clear()
 
     def _run(self, items: Sequence[Any]) -> list[WorkerResult]:
         """One result an item; what follows an item that ended its worker goes to another."""
         results: list[WorkerResult] = []
         while len(results) < len(items):
-            worker = self._take()
-            results += worker.run(items[len(results) :], self.timeout_s)
-            if worker.is_alive():
-                with self._lock:
-                    self._idle.append(worker)
-            else:
-                self._discard(worker)
+            results += self._worker().run(items[len(results) :], self.timeout_s)
         return results
 
-    def _take(self) -> "_Worker":
-        """An idle worker that still lives, or a new one."""
-        while True:
-            with self._lock:
-                if not self._idle:
-                    break
-                worker = self._idle.pop()
-            if worker.is_alive():
-                return worker
-            self._discard(worker)
-        worker = _Worker(self.function, self.timeout_s + ORPHAN_GRACE_S, self.memory_mb)
-        with self._lock:
-            self._alive.add(worker)
-        started = worker.read_reply(time.monotonic() + START_LIMIT_S)  # after its imports, outside any item's limit
+    def _worker(self) -> "Worker":
+        """That of this thread, if it still lives, or a new one."""
+        worker: Worker | None = getattr(self._of_thread, "worker", None)
+        if worker is not None and worker.is_alive():
+            return worker
+        if worker is not None:
+            self._alive.discard(worker)
+            worker.dispose()
+        self._of_thread.worker = worker = Worker(self.function, self.memory_mb)
+        self._alive.add(worker)
+        started = worker.reply(START_LIMIT_S)  # after its imports, outside any item's limit
         if started.error is not None:
-            self._discard(worker)
+            worker.kill()
             raise RewardFailure(f"a worker process for {self.function} cannot start: {started.message}")
         return worker
-
-    def _discard(self, worker: "_Worker") -> None:
-        with self._lock:
-            self._alive.discard(worker)
-        worker.dispose()
 
 
 def _forget(reference: "weakref.ref[WorkerPool]") -> None:
@@ -135,44 +120,51 @@ def _forget(reference: "weakref.ref[WorkerPool]") -> None:
     if pool is not None:
         pool._lock = threading.Lock()
         pool._executor = None
-        pool._idle.clear()
         pool._alive.clear()
 
 
-class _Worker:
+class Worker:
     """The parent's side of one process."""
 
-    def __init__(self, function: str, orphan_limit_s: float, memory_mb: int) -> None:
+    def __init__(self, function: str, memory_mb: int) -> None:
         path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
-        arguments = [function, str(os.getpid()), str(orphan_limit_s), str(memory_mb)]
-        self.process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "posttrain.rewards.workers.worker", *arguments],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": path},
-            bufsize=0,
-        )
-        assert self.process.stdin is not None and self.process.stdout is not None
-        self._requests = self.process.stdin.fileno()
-        self._replies = self.process.stdout.fileno()
-        self._unread = b""
+        self._connection, theirs = Pipe()
+        self._replies = select.poll()  # the connection's own makes one for each reply
+        self._replies.register(self._connection, select.POLLIN)
+        with theirs:
+            arguments = [function, *map(str, (theirs.fileno(), os.getpid(), memory_mb))]
+            self.process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "posttrain.rewards.workers.worker", *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=STANDARD_ERROR,
+                pass_fds=[theirs.fileno()],
+                env={**os.environ, "PYTHONPATH": path},
+            )
 
     def run(self, items: Sequence[Any], timeout_s: float) -> list[WorkerResult]:
         """The function's results; the process is dead, and later items have none, where the last one is a timeout, or
         a crash of the process."""
-        data = json.dumps(items).encode() + b"\n"
         try:
-            while data:
-                data = data[os.write(self._requests, data) :]
-        except BrokenPipeError:
+            self._connection.send((timeout_s + ORPHAN_GRACE_S, items))
+        except OSError:
             return [self._crashed()]
         results: list[WorkerResult] = []
         while len(results) < len(items) and (not results or self.process.returncode is None):
-            results.append(self.read_reply(time.monotonic() + timeout_s))
-            if results[-1].error == "timeout":
-                self.kill()
-                results[-1].message = f"no result after {timeout_s:g} s"
+            results.append(self.reply(timeout_s))
         return results
+
+    def reply(self, timeout_s: float) -> WorkerResult:
+        """The next reply; the process is ended if there is none in time."""
+        try:
+            if not self._replies.poll(timeout_s * 1000):
+                self.kill()
+                return WorkerResult(error="timeout", message=f"no result after {timeout_s:g} s")
+            answer = self._connection.recv()
+        except (EOFError, OSError):
+            return self._crashed()
+        if "error" in answer:
+            return WorkerResult(error="crashed", message=answer["error"])
+        return WorkerResult(answer["value"])
 
     def is_alive(self) -> bool:
         return self.process.poll() is None
@@ -182,30 +174,18 @@ class _Worker:
         self.process.kill()
         self.process.wait()
 
-    def dispose(self) -> None:
-        """End the process and close its pipes; not while ``run`` reads them."""
-        self.kill()
-        for pipe in (self.process.stdin, self.process.stdout):
-            if pipe is not None:
-                pipe.close()
+    def end(self, grace_s: float) -> None:
+        """Let the process end by itself, after what it runs; else kill it."""
+        try:
+            self._connection.send(None)
+            self.process.wait(grace_s)
+        except (OSError, subprocess.TimeoutExpired):
+            self.kill()
 
-    def read_reply(self, deadline: float) -> WorkerResult:
-        """The next line of ``_unread``, which ``_replies`` fills."""
-        poll = select.poll()
-        poll.register(self._replies, select.POLLIN)
-        while b"\n" not in self._unread:
-            left = deadline - time.monotonic()
-            if left <= 0 or not poll.poll(left * 1000):
-                return WorkerResult(error="timeout", message="no reply in time")
-            data = os.read(self._replies, 1 << 16)
-            if not data:
-                return self._crashed()
-            self._unread += data
-        line, _, self._unread = self._unread.partition(b"\n")
-        answer = json.loads(line)
-        if "error" in answer:
-            return WorkerResult(error="crashed", message=answer["error"])
-        return WorkerResult(answer["value"])
+    def dispose(self) -> None:
+        """End the process and close the connection; not while ``run`` reads it."""
+        self.kill()
+        self._connection.close()
 
     def _crashed(self) -> WorkerResult:
         self.kill()
@@ -214,7 +194,7 @@ class _Worker:
         return WorkerResult(error="crashed", message=f"the worker process {how}")
 
 
-def _dispose_all(workers: "set[_Worker]") -> None:
+def _dispose_all(workers: "set[Worker]") -> None:
     for worker in list(workers):
         worker.dispose()
     workers.clear()

@@ -1,5 +1,6 @@
 """Q-values are cosines to the goal state that the training run kept; decoding follows them."""
 
+import runpy
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,6 @@ from transformers import AutoModelForSequenceClassification
 from posttrain.data.chat import PromptEncoder
 from posttrain.errors import JobError
 from posttrain.rewards.learned.goal_conditioned import GoalConditionedReward
-from posttrain.rewards.learned.guided_decoding import decode_guided
 from posttrain.rewards.reward import RewardInput, RewardOutput
 from posttrain.rewards.scoring.reward_file import load_reward_config
 from posttrain.rollout.config import TransformersEngineConfig
@@ -19,6 +19,7 @@ from posttrain.trainers.reward_model_config import RewardModelConfig
 from posttrain.training.run_config import RunConfig
 from posttrain.types import Example, Rollout, RolloutRequest, Sampling
 
+RECIPE = runpy.run_path(str(Path(__file__).parents[3] / "recipes/reward_model/guided_decoding.py"))
 PROMPT = [{"role": "user", "content": "Hello"}]
 
 
@@ -118,7 +119,8 @@ def decoded(model: Path, reward: object, chunk: int, candidates: int, seed: int 
         sampling=Sampling(max_completion_tokens=most),
         seed=seed,
     )
-    return decode_guided(engine, reward, request, chunk_tokens=chunk, candidates=candidates)  # type: ignore[arg-type]
+    rollout: Rollout = RECIPE["decode_guided"](engine, reward, request, chunk_tokens=chunk, candidates=candidates)
+    return rollout
 
 
 def test_decoding_keeps_the_best_chunk(tiny_model_folder: Path) -> None:

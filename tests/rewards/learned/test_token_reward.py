@@ -109,16 +109,6 @@ def test_the_head_stays_in_float32_under_bfloat16(tmp_path: Path, tiny_model_fol
     assert score_checked(reward, INPUTS)[0].token_scores == pytest.approx(exact[0], abs=0.1)
 
 
-def test_the_tokens_that_were_sampled_where_they_are_known(tmp_path: Path, tiny_model_folder: Path) -> None:
-    token_model(tiny_model_folder, "before_token").save(
-        tmp_path, AutoTokenizer.from_pretrained(tiny_model_folder), True
-    )
-    other = RewardInput(Example("chat", CHAT), "It is 7.", completion_ids=[70, 80, 90])
-    assert len(judged(tmp_path, [other])[0].token_scores) == 9
-    assert len(judged(tmp_path, [other], use_completion_ids=True)[0].token_scores) == 3
-    assert len(judged(tmp_path, INPUTS[:1], use_completion_ids=True)[0].token_scores) == 9
-
-
 def test_what_cannot_be_judged(tmp_path: Path, tiny_model_folder: Path) -> None:
     token_model(tiny_model_folder, "before_token").save(
         tmp_path, AutoTokenizer.from_pretrained(tiny_model_folder), True

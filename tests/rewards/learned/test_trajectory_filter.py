@@ -2,18 +2,18 @@
 
 import math
 import random
+import runpy
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from posttrain.rewards.learned.trajectory_filter import (
-    Ballot,
-    Vote,
-    filter_outcome,
-    filtered_majority,
-    fit_threshold,
-    running_means,
-    tokens_before_drop,
-)
+RECIPE = runpy.run_path(str(Path(__file__).parents[3] / "recipes/reward_model/trajectory_filter.py"))
+Ballot: Any = RECIPE["Ballot"]
+Vote: Any = RECIPE["Vote"]
+filter_outcome, fit_threshold = RECIPE["filter_outcome"], RECIPE["fit_threshold"]
+filtered_majority, running_means = RECIPE["filtered_majority"], RECIPE["running_means"]
+tokens_before_drop = RECIPE["tokens_before_drop"]
 
 
 def test_running_means_need_a_whole_window() -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from posttrain.rewards.checked import score_checked
 from posttrain.rewards.math.answer_form import plain_form, units_differ
-from posttrain.rewards.math.math_answer import MathAnswerReward, VerdictCache
+from posttrain.rewards.math.math_answer import MathAnswerReward
 from posttrain.rewards.reward import RewardInput, RewardOutput
 from posttrain.types import Example
 
@@ -225,16 +225,6 @@ def test_scoring_from_several_threads() -> None:
         scores = list(executor.map(lambda _: [output.score for output in reward.score(inputs)], range(8)))
     assert scores == [[1.0] * 20 + [0.0] * 20] * 8
     reward.close()
-
-
-def test_the_cache_forgets_what_was_not_asked_for_longest() -> None:
-    cache = VerdictCache(2)
-    first, second, third = ("1", "1", None), ("2", "2", None), ("3", "3", None)
-    cache.put(first, True)
-    cache.put(second, False)
-    assert cache.get(first) is True
-    cache.put(third, True)
-    assert (cache.get(first), cache.get(second), cache.get(third)) == (True, None, True)
 
 
 def test_long_completions_take_linear_time(reward: MathAnswerReward) -> None:

@@ -1,20 +1,17 @@
 """Decoding towards a goal: of several candidate chunks the one with the highest reward goes on (arXiv 2407.13887)."""
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from posttrain.errors import RewardFailure
 from posttrain.rewards.checked import score_checked
 from posttrain.rewards.reward import Reward, RewardInput
+from posttrain.rollout.engine import RolloutEngine
 from posttrain.rollout.seeds import derive_seed
 from posttrain.types import Rollout, RolloutRequest
 
-if TYPE_CHECKING:
-    from posttrain.rollout.engine import RolloutEngine
-
 
 def decode_guided(
-    engine: "RolloutEngine", reward: Reward, request: RolloutRequest, chunk_tokens: int, candidates: int
+    engine: RolloutEngine, reward: Reward, request: RolloutRequest, chunk_tokens: int, candidates: int
 ) -> Rollout:
     """One completion of ``request``, ``chunk_tokens`` at a time: ``candidates`` chunks are sampled, ``reward`` scores
     the completions so far, the best is kept.
