@@ -14,6 +14,7 @@ from posttrain.data.tiny_model import TinyModelConfig
 from posttrain.errors import JobError
 from posttrain.job import SAMPLE_NOTHING, Job, trainer_class
 from posttrain.rewards.reward import Reward
+from posttrain.tasks.attempts import AttemptsTask
 from posttrain.tasks.environment import EnvironmentTask
 from posttrain.tasks.task import Task
 from posttrain.trainers.sft_config import SFTConfig
@@ -96,7 +97,7 @@ def build_trainer(job: Job[Any], model: str | Path) -> Any:
 
 def engine_config(job: Job[Any], task: Task) -> Any:
     """What builds the job's engine; episodes of an environment are played around it."""
-    return task.engine(job.engine) if isinstance(task, EnvironmentTask) else job.engine
+    return task.engine(job.engine) if isinstance(task, EnvironmentTask | AttemptsTask) else job.engine
 
 
 def starting_model(job: Job[Any]) -> str | Path:

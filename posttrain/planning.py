@@ -15,6 +15,7 @@ from posttrain.errors import JobError
 from posttrain.job import Job
 from posttrain.rewards.checked import score_checked
 from posttrain.rewards.reward import Reward, RewardInput
+from posttrain.tasks.attempts import AttemptsConfig, AttemptsTask
 from posttrain.tasks.environment import EnvironmentTask, EnvironmentTaskConfig
 from posttrain.trainers.agent_r_config import NO_ENVIRONMENT, AgentRConfig
 from posttrain.trainers.agent_r_record import arithmetic
@@ -89,7 +90,7 @@ def make_plan(job: Job[Any], launch: Launch) -> Plan:
         plan.sections["Data"].append(pairs_line(job.trainer, encoder, shape.context, train))
     if isinstance(job.trainer, PolicyTrainerConfig):
         reward = build_reward(job, task)
-        if isinstance(task, EnvironmentTask):
+        if isinstance(task, EnvironmentTask | AttemptsTask):
             task.close()
             plan.sections["Episodes"] = list(episode_lines(task.config, job.trainer.sampling.max_completion_tokens))
         else:
@@ -194,10 +195,18 @@ def reward_lines(reward: Reward, example: Example) -> Iterator[tuple[str, str]]:
         yield f"  {name}", f"{part:g}"
 
 
-def episode_lines(config: EnvironmentTaskConfig, max_completion_tokens: int) -> Iterator[tuple[str, str]]:
+def episode_lines(
+    config: EnvironmentTaskConfig | AttemptsConfig, max_completion_tokens: int
+) -> Iterator[tuple[str, str]]:
     """What an episode may take."""
     turn = config.max_turn_tokens
-    yield "environment", f"{config.environment.type}: {config.workers} processes, {config.deadline_s:g} s for a step"
+    if isinstance(config, AttemptsConfig):
+        yield "environment", f"{config.task.type}, {config.attempts} attempts"
+    else:
+        yield (
+            "environment",
+            f"{config.environment.type}: {config.workers} processes, {config.deadline_s:g} s for a step",
+        )
     yield "tokens of an episode", f"at most {max_completion_tokens:,}, with the observations"
     yield "tokens of a turn", f"at most {turn:,}; {max_completion_tokens // turn:,} such turns fill an episode"
 
@@ -216,9 +225,13 @@ def batch_lines(job: Job[Any], longest_prompt: int, launch: Launch) -> Iterator[
             f"take at least {ranks} prompts, or at most {prompts} ranks"
         )
     if isinstance(config, AgentRConfig):
-        if not isinstance(job.data, EnvironmentTaskConfig):
-            raise JobError(NO_ENVIRONMENT)
-        most_steps = getattr(job.data.environment, "max_steps", config.search.max_depth)
+        match job.data:
+            case AttemptsConfig():
+                most_steps = job.data.attempts
+            case EnvironmentTaskConfig():
+                most_steps = getattr(job.data.environment, "max_steps", config.search.max_depth)
+            case _:
+                raise JobError(NO_ENVIRONMENT)
         yield from arithmetic(config, most_steps, job.data.max_turn_tokens, ranks)
         return
     most = math.ceil(prompts / ranks)

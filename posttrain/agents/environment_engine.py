@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from posttrain.agents.alternation import alternate
 from posttrain.agents.environment import StepResult
-from posttrain.agents.environment_pool import EnvironmentPool, Position
+from posttrain.agents.environment_pool import Environments, Position
 from posttrain.agents.episodes import Episode
 from posttrain.data.chat import PromptEncoder
 from posttrain.rollout.engine import RolloutEngine
@@ -30,7 +30,7 @@ class EnvironmentEngine:
         max_turn_tokens: budget of one turn; ``sampling.max_completion_tokens`` is that of the episode.
     """
 
-    def __init__(self, engine: RolloutEngine, pool: EnvironmentPool, max_turn_tokens: int) -> None:
+    def __init__(self, engine: RolloutEngine, pool: Environments, max_turn_tokens: int) -> None:
         self.engine = engine
         self.pool = pool
         self.max_turn_tokens = max_turn_tokens

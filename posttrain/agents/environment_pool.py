@@ -2,9 +2,10 @@
 
 import zlib
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 from pydantic import Field
 
@@ -24,6 +25,20 @@ class Position:
 
     def after(self, turn: str) -> "Position":
         return replace(self, turns=(*self.turns, turn))
+
+
+class Environments(Protocol):
+    """Says where turns lead. ``config.workers`` threads may ask at a time. ``went_wrong(task_id, seed, turns)``, where
+    there is one, judges the last of ``turns``."""
+
+    config: Any
+
+    @property
+    def went_wrong(self) -> Callable[[str, int, Sequence[str]], bool] | None: ...
+
+    def at(self, positions: Sequence[Position]) -> list[StepResult]: ...
+
+    def close(self) -> None: ...
 
 
 class EnvironmentsConfig(Config):
@@ -75,6 +90,11 @@ class EnvironmentPool:
             for indices, found in zip(shares.values(), answers, strict=True):
                 results |= zip(indices, found, strict=True)
         return [results[index] for index in range(len(positions))]
+
+    @property
+    def went_wrong(self) -> Callable[[str, int, Sequence[str]], bool] | None:
+        """The environment's own."""
+        return getattr(self.config.environment, "went_wrong", None)
 
     def close(self) -> None:
         """End the processes."""

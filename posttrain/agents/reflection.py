@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import Field
 
 from posttrain.agents.environment import ACTION
-from posttrain.agents.environment_pool import EnvironmentPool, Position
+from posttrain.agents.environment_pool import Environments, Position
 from posttrain.agents.episodes import Turn
 from posttrain.agents.tree_search import ROOT, Tree
 from posttrain.config import Config
@@ -144,7 +144,7 @@ def splice(tree: Tree, pair: Pair, cut: int, thought: Step) -> tuple[list[Step],
     return context, [thought, *good] if thought.turn.ended else [opened_by(thought, good[0]), *good[1:]]
 
 
-def replay(pool: EnvironmentPool, position: Position, steps: Sequence[Step]) -> tuple[list[Step], float | None]:
+def replay(pool: Environments, position: Position, steps: Sequence[Step]) -> tuple[list[Step], float | None]:
     """``steps`` from ``position`` on with the observations that a fresh environment gives, up to where it ends, and
     its final score; None where it fails, or was at its end already."""
     seen, reward = list[Step](), 0.0

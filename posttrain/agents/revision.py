@@ -119,7 +119,7 @@ class Reviser:
             for name, tree in trees.items()
         }
         if self.config.judge == "oracle":
-            rules = getattr(self.engine.pool.config.environment, "went_wrong", None)
+            rules = self.engine.pool.went_wrong
             return {
                 name: judged_by_rules(tree, nodes[name], rules) if rules else judged_by_values(tree, self.alpha)
                 for name, tree in trees.items()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from posttrain.agents.alternation import alternate
 from posttrain.agents.environment import StepResult
-from posttrain.agents.environment_pool import EnvironmentPool
+from posttrain.agents.environment_pool import Environments
 from posttrain.agents.episodes import Turn
 from posttrain.agents.reflection import steps_between, trajectory_sample
 from posttrain.agents.tree_search import ROOT, Tree
@@ -43,7 +43,7 @@ class TreeSearch:
     def __init__(
         self,
         engine: RolloutEngine,
-        pool: EnvironmentPool,
+        pool: Environments,
         trees: Mapping[int, tuple[Example, Tree]],
         sampling: Sampling,
         folder: Path,

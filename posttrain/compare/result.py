@@ -17,12 +17,13 @@ from posttrain.training.run_log import read_metrics
 
 Curve = tuple[tuple[float, float], ...]
 
-# What a run spends in one logged step; "steps" is the step itself.
-SPENT_METRIC = {
-    "rollouts": "batch/rollouts",
-    "environment_steps": "batch/environment_steps",
-    "training_tokens": "batch/trained_tokens",
-    "seconds": "time/step",
+# What a run spends in one logged step, the first that it logs; "steps" is the step itself. A tree search draws more
+# than it has ends.
+SPENT_METRICS = {
+    "rollouts": ("batch/sampled_turns", "batch/rollouts"),
+    "environment_steps": ("batch/environment_steps",),
+    "training_tokens": ("batch/trained_tokens",),
+    "seconds": ("time/step",),
 }
 
 
@@ -216,5 +217,5 @@ def read_run(
 def _spent(line: dict[str, float], before: float, budget: BudgetConfig) -> float:
     if budget.kind == "steps":
         return line["step"]
-    value = line.get(SPENT_METRIC[budget.kind], 0.0)
+    value = next((line[name] for name in SPENT_METRICS[budget.kind] if name in line), 0.0)
     return before + (value if math.isfinite(value) else 0.0)

@@ -3,6 +3,7 @@
 from posttrain.config import component_union
 from posttrain.tasks.addition_referee import AdditionRefereeConfig
 from posttrain.tasks.arithmetic import ArithmeticConfig
+from posttrain.tasks.attempts import AttemptsConfig
 from posttrain.tasks.environment import EnvironmentDemonstrationsConfig, EnvironmentTaskConfig
 from posttrain.tasks.file_task import RowsConfig
 from posttrain.tasks.gsm8k import GSM8KConfig
@@ -18,6 +19,7 @@ TaskConfig = component_union(
     MultipleChoiceTaskConfig,
     RewritingConfig,
     EnvironmentTaskConfig,
+    AttemptsConfig,
     EnvironmentDemonstrationsConfig,
     RowsConfig,
     PreferenceConfig,
@@ -25,4 +27,5 @@ TaskConfig = component_union(
     AdditionRefereeConfig,
     MixtureConfig,
 )
-MixtureConfig.model_rebuild(_types_namespace={"TaskConfig": TaskConfig})
+for refers_to_tasks in (AttemptsConfig, MixtureConfig):
+    refers_to_tasks.model_rebuild(_types_namespace={"TaskConfig": TaskConfig})

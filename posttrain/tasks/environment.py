@@ -10,7 +10,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from posttrain.agents.config import AnyEnvironmentConfig
 from posttrain.agents.environment_engine import EnvironmentEngine
-from posttrain.agents.environment_pool import EnvironmentPool, EnvironmentsConfig, Position
+from posttrain.agents.environment_pool import EnvironmentPool, Environments, EnvironmentsConfig, Position
 from posttrain.config import Config
 from posttrain.data.prompt_format import PromptFormat
 from posttrain.errors import DataError
@@ -119,7 +119,7 @@ class EnvironmentEngineConfig:
     """Makes the engine that plays episodes."""
 
     inside: Any
-    pool: EnvironmentPool
+    pool: Environments
     max_turn_tokens: int
 
     def build(self, model_path: str | Path, seed: int) -> EnvironmentEngine:

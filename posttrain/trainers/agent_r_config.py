@@ -9,7 +9,7 @@ from posttrain.agents.tree_search import SearchConfig
 from posttrain.tasks.config import TaskConfig
 from posttrain.trainers.policy_config import PolicyTrainerConfig
 
-NO_ENVIRONMENT = "agent_r searches an environment; set data.type to environment"
+NO_ENVIRONMENT = "agent_r searches an environment; set data.type to environment, or attempts"
 
 
 class AgentRConfig(PolicyTrainerConfig):

@@ -37,12 +37,13 @@ class TreeCounts:
 def iteration_metrics(
     alpha: float, trees: Sequence[TreeCounts], revisions: Sequence[Revision], without_verdict: int
 ) -> dict[str, float]:
-    """Numbers for ``metrics.jsonl``; ``agent_r/transition`` is t'/T, the kept share of the bad way, and
-    ``agent_r/spliced_after_N`` the share of the pairs with N bad steps (the last: as many or more) whose replay reached
-    the score of the good way."""
+    """Numbers for ``metrics.jsonl``; ``batch/sampled_turns`` are those of the search, equal ones too,
+    ``agent_r/transition`` is t'/T, the kept share of the bad way, and ``agent_r/spliced_after_N`` the share of the
+    pairs with N bad steps (the last: as many or more) whose replay reached the score of the good way."""
     searched = sum(tree.environment_steps for tree in trees)
     metrics = {
         "agent_r/alpha": alpha,
+        "batch/sampled_turns": float(searched),
         "batch/environment_steps": float(searched + sum(each.environment_steps for each in revisions)),
         "agent_r/environment_failures": float(sum(tree.failures for tree in trees)),
         "agent_r/children": statistics.fmean([number for tree in trees for number in tree.children] or [0]),

@@ -227,6 +227,7 @@ def test_all_methods_are_compared_on_the_same_held_out_problems_at_the_same_roll
     for arm in config.arms.keys() - config.own_budget:
         trainer = jobs[arm].trainer
         assert trainer.steps * trainer.prompts_per_step * trainer.rollouts_per_prompt == config.budget.value
+    assert jobs["agent_r"].trainer.search.children == jobs["agent_r"].trainer.rollouts_per_prompt
     job = jobs["bleuberi"]
     example = job.data.build().train_examples()[0]
     texts = (example.answer, example.demonstration[0], "x")
