@@ -22,6 +22,7 @@ from posttrain.trainers.oreal_config import OREALConfig
 from posttrain.trainers.policy_config import PolicyTrainerConfig
 from posttrain.trainers.reward_model_config import RewardModelConfig
 from posttrain.trainers.sft_config import SFTConfig
+from posttrain.trainers.stragglers import Stragglers
 from posttrain.trainers.urpo_config import URPOConfig
 from posttrain.training.memory import Launch, deepspeed_estimate, frozen_bytes, trained_bytes
 from posttrain.types import Example
@@ -88,6 +89,7 @@ def make_plan(job: Job[Any], launch: Launch) -> Plan:
     if isinstance(job.trainer, RewardModelConfig):
         plan.sections["Data"].append(pairs_line(job.trainer, encoder, shape.context, train))
     if isinstance(job.trainer, PolicyTrainerConfig):
+        Stragglers.of(job.trainer, train)
         reward = build_reward(job, task)
         if isinstance(task, EnvironmentTask):
             task.close()

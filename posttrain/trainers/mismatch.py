@@ -1,8 +1,14 @@
 """How far the engine's log-probs are from the trainer's, token by token."""
 
+from collections.abc import Callable
+
 import torch
 from accelerate import Accelerator
 from torch import Tensor
+
+from posttrain.objectives.policy_losses import importance_weights
+from posttrain.trainers.policy_config import PolicyTrainerConfig
+from posttrain.training.packing import MicroBatch
 
 
 class MismatchMonitor:
@@ -19,6 +25,19 @@ class MismatchMonitor:
     def observe(self, trainer_logprobs: Tensor, engine_logprobs: Tensor) -> None:
         """Add the tokens of a micro-batch, [M] each."""
         self._log_ratios.append(torch.nan_to_num(trainer_logprobs.detach() - engine_logprobs, nan=0.0))
+
+    def correct(
+        self, batch: MicroBatch, config: PolicyTrainerConfig, trainer_logprobs: Callable[[MicroBatch], Tensor]
+    ) -> None:
+        """Where ``config`` has an importance correction, make the trainer the old policy and multiply the weights by
+        the corrected ratios of it to the engine (see ``importance_weights``)."""
+        mode, cap = config.correction, config.importance_cap
+        if mode is None:
+            return
+        batch.behaviour_logprobs = old = trainer_logprobs(batch)
+        factors = importance_weights(old, batch.engine_logprobs, batch.sample_index, mode, cap)
+        self.truncated.append(factors >= cap if mode.endswith("truncate") else factors == 0)
+        batch.weights = batch.weights * factors
 
     def metrics(self, accelerator: Accelerator) -> dict[str, float]:
         """Over the tokens of all ranks: mean |log p_trainer - log p_engine|; its 99th percentile, the greatest of the
