@@ -105,21 +105,10 @@ def make_plan(job: Job[Any], launch: Launch) -> Plan:
 
 
 def prompt_budget(job: Job[Any], context: int) -> int | None:
-    """Most tokens that a prompt may have: what the context leaves beside a whole completion; None: it is truncated.
-
-    Raises:
-        JobError: it leaves nothing.
-    """
-    if not isinstance(job.trainer, PolicyTrainerConfig):
-        return None if isinstance(job.trainer, RewardModelConfig) else context
-    completion = job.trainer.sampling.max_completion_tokens
-    budget = context - completion
-    if budget < 1:
-        raise JobError(
-            f"trainer.sampling.max_completion_tokens ({completion}) leaves no room for a prompt: the model's context "
-            f"is {context} tokens"
-        )
-    return min(budget, job.trainer.max_prompt_tokens or budget)
+    """Most tokens that a prompt may have; None: it is truncated."""
+    if isinstance(job.trainer, PolicyTrainerConfig):
+        return job.trainer.prompt_budget(context)
+    return None if isinstance(job.trainer, RewardModelConfig) else context
 
 
 def prompt_lengths(encoder: PromptEncoder, examples: Sequence[Example]) -> list[int]:

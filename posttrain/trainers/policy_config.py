@@ -6,6 +6,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from posttrain.config import Config
+from posttrain.errors import JobError
 from posttrain.types import ImportanceMode, Sampling
 
 
@@ -74,12 +75,12 @@ class PolicyTrainerConfig(Config):
     def _budgets_rise_in_step(self) -> Self:
         steps = [budget.step for budget in self.budget_schedule]
         if any(later <= earlier for earlier, later in pairwise(steps)):
-            raise ValueError(f"budget_schedule: every step must be after the one before it, not {steps}")
+            raise ValueError(f"each step of budget_schedule must be after the one before it, not {steps}")
         most = self.sampling.max_completion_tokens
         for budget in self.budget_schedule:
             if budget.max_completion_tokens > most:
                 raise ValueError(
-                    f"budget_schedule: step {budget.step} has {budget.max_completion_tokens} tokens, more than "
+                    f"budget_schedule has {budget.max_completion_tokens} tokens from step {budget.step} on, more than "
                     f"sampling.max_completion_tokens ({most}), which is what the model's context must hold"
                 )
         return self
@@ -88,6 +89,21 @@ class PolicyTrainerConfig(Config):
         """How ``step`` samples."""
         budgets = [each.max_completion_tokens for each in self.budget_schedule if each.step <= step]
         return self.sampling.model_copy(update={"max_completion_tokens": budgets[-1]}) if budgets else self.sampling
+
+    def prompt_budget(self, context: int) -> int:
+        """Most tokens that a prompt may have: what the context leaves beside a whole completion.
+
+        Raises:
+            JobError: it leaves nothing.
+        """
+        completion = self.sampling.max_completion_tokens
+        budget = context - completion
+        if budget < 1:
+            raise JobError(
+                f"trainer.sampling.max_completion_tokens ({completion}) leaves no room for a prompt: the model's "
+                f"context is {context} tokens"
+            )
+        return min(budget, self.max_prompt_tokens or budget)
 
     @property
     def may_be_stale(self) -> bool:

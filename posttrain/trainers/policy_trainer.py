@@ -126,7 +126,8 @@ class PolicyTrainer:
         self.policy = PolicyModel(policy, self.temperature, self.model_config.logits_chunk_size)
         self.update = self.prepared(self.policy)
         self.reference = self.reference_model()
-        self.encoder = PromptEncoder(self.tokenizer, self._prompt_budget())
+        context = self.causal_lm.config.max_position_embeddings
+        self.encoder = PromptEncoder(self.tokenizer, config.prompt_budget(context))
         self.encoder.check([*train_dataset, *eval_dataset])
         self.engine: RolloutEngine = (engine or TransformersEngineConfig()).build(model_path=model, seed=self.run.seed)
 
@@ -415,10 +416,6 @@ class PolicyTrainer:
     def causal_lm(self) -> Any:
         """The policy without the wrappers of training."""
         return self.policy.causal_lm
-
-    def _prompt_budget(self) -> int:
-        context = self.causal_lm.config.max_position_embeddings - self.config.sampling.max_completion_tokens
-        return min(context, self.config.max_prompt_tokens or context)
 
     def prepared(self, model: nn.Module, max_grad_norm: float | None = None) -> Update:
         """``model`` with an AdamW of its own, ready to be updated."""

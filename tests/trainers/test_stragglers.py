@@ -276,12 +276,12 @@ def test_the_budget_of_a_step(tmp_path: Path, tiny_model_folder: Path) -> None:
         (
             GRPOConfig,
             {"budget_schedule": [{"step": s, "max_completion_tokens": 9} for s in (0, 4, 4)]},
-            r"every step must be after the one before it, not \[0, 4, 4\]",
+            r"each step of budget_schedule must be after the one before it, not \[0, 4, 4\]",
         ),
         (
             GRPOConfig,
             {"budget_schedule": [{"step": 7, "max_completion_tokens": 513}]},
-            r"step 7 has 513 tokens, more than sampling.max_completion_tokens \(512\)",
+            r"513 tokens from step 7 on, more than sampling.max_completion_tokens \(512\)",
         ),
         (GRPOConfig, {"oversample": -0.1}, "greater than or equal to 0"),
         (URPOConfig, {"oversample": 0.5}, "oversample is not for URPO"),
@@ -303,3 +303,6 @@ def test_data_that_does_not_fit() -> None:
     with pytest.raises(JobError, match="an episode of an environment cannot be cut"):
         Stragglers.of(config, [replace(example, task="environment") for example in EXAMPLES])
     assert Stragglers.of(BLEUBERIConfig(prompts_per_step=64), EXAMPLES).missing == 0
+    with pytest.raises(JobError, match=r"max_completion_tokens \(512\) leaves no room for a prompt: .* 512 tokens"):
+        config.prompt_budget(512)
+    assert config.prompt_budget(600) == 88
