@@ -23,6 +23,7 @@ from posttrain.trainers.oreal_config import OREALConfig
 from posttrain.trainers.policy_config import PolicyTrainerConfig
 from posttrain.trainers.reward_model_config import RewardModelConfig
 from posttrain.trainers.sft_config import SFTConfig
+from posttrain.trainers.stragglers import Stragglers
 from posttrain.trainers.urpo_config import URPOConfig
 from posttrain.training.memory import Launch, deepspeed_estimate, frozen_bytes, trained_bytes
 from posttrain.types import Example
@@ -89,6 +90,7 @@ def make_plan(job: Job[Any], launch: Launch) -> Plan:
     if isinstance(job.trainer, RewardModelConfig):
         plan.sections["Data"].append(pairs_line(job.trainer, encoder, shape.context, train))
     if isinstance(job.trainer, PolicyTrainerConfig):
+        Stragglers.of(job.trainer, train)
         reward = build_reward(job, task)
         if isinstance(task, EnvironmentTask | AttemptsTask):
             task.close()
@@ -104,21 +106,10 @@ def make_plan(job: Job[Any], launch: Launch) -> Plan:
 
 
 def prompt_budget(job: Job[Any], context: int) -> int | None:
-    """Most tokens that a prompt may have: what the context leaves beside a whole completion; None: it is truncated.
-
-    Raises:
-        JobError: it leaves nothing.
-    """
-    if not isinstance(job.trainer, PolicyTrainerConfig):
-        return None if isinstance(job.trainer, RewardModelConfig) else context
-    completion = job.trainer.sampling.max_completion_tokens
-    budget = context - completion
-    if budget < 1:
-        raise JobError(
-            f"trainer.sampling.max_completion_tokens ({completion}) leaves no room for a prompt: the model's context "
-            f"is {context} tokens"
-        )
-    return min(budget, job.trainer.max_prompt_tokens or budget)
+    """Most tokens that a prompt may have; None: it is truncated."""
+    if isinstance(job.trainer, PolicyTrainerConfig):
+        return job.trainer.prompt_budget(context)
+    return None if isinstance(job.trainer, RewardModelConfig) else context
 
 
 def prompt_lengths(encoder: PromptEncoder, examples: Sequence[Example]) -> list[int]:

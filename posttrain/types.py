@@ -15,6 +15,7 @@ from posttrain.config import Config
 Message = dict[str, str]
 TaskKind = Literal["verifiable", "preference", "open", "environment"]
 FinishReason = Literal["stop", "length", "aborted"]
+ImportanceMode = Literal["token_truncate", "token_mask", "sequence_truncate", "sequence_mask"]
 ErrorKind = Literal["timeout", "crashed", "unparseable", "invalid_input", "unavailable", "not_finite"]
 
 
@@ -56,7 +57,8 @@ class Example:
 class RolloutRequest:
     """``n`` rollouts of one prompt. Rollout ``i`` is drawn with a seed derived from ``(seed, i)`` alone, so it does
     not depend on what else is in the batch and can be resubmitted by itself. Requests of one ``group`` (a number within
-    the step) make one ``RolloutGroup``."""
+    the step) make one ``RolloutGroup``. ``begun`` holds rollouts of earlier steps by index: an engine goes on with what
+    was aborted, and does not draw the others again."""
 
     id: str
     example: Example
@@ -67,6 +69,7 @@ class RolloutRequest:
     prefix_ids: list[int] = field(default_factory=list)
     role: str = "policy"
     group: int = 0
+    begun: "dict[int, Rollout]" = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -79,6 +82,8 @@ class Rollout:
     ``action_mask`` is 0; those tokens are of origin ``given``. ``reward`` is None until scored, and stays None when
     ``error`` says why it could not be. ``outcome`` is the final score of an environment, and None without one;
     ``turns`` are the texts of the policy's turns in it, ``valid_actions`` counts those that it could carry out.
+    ``token_versions``, where a rollout was aborted and gone on with, has the policy version of each completion token;
+    ``policy_version`` is then the last one.
     """
 
     request_id: str
@@ -99,6 +104,12 @@ class Rollout:
     reward_parts: dict[str, float] = field(default_factory=dict)
     error: ErrorKind | None = None
     error_message: str = ""
+    token_versions: list[int] = field(default_factory=list)
+
+    @property
+    def versions(self) -> list[int]:
+        """The policy version of each completion token."""
+        return self.token_versions or [self.policy_version] * len(self.completion_ids)
 
 
 @dataclass(slots=True)

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from posttrain.objectives.logprobs import sums_over_samples
+from posttrain.types import ImportanceMode
 
 Aggregation = Literal["token", "sequence", "constant_length"]
-ImportanceMode = Literal["token_truncate", "token_mask", "sequence_truncate", "sequence_mask"]
 
 
 def clipped_policy_loss(

@@ -1,7 +1,7 @@
 """A batch of rollouts that is decoded together: one forward pass a token, finished rows taken out."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from posttrain.types import FinishReason
 
 @dataclass(slots=True)
 class DecodedRow:
-    """The sampled part of a rollout that has just ended."""
+    """The part of a rollout that was sampled here."""
 
     pending: PendingRollout
     sampled_ids: list[int]
@@ -91,6 +91,11 @@ class DecodeBatch:
         if self.rows:
             self._forward(tokens)
         return finished
+
+    def running(self) -> list[DecodedRow]:
+        """The rows that have not ended, as far as they are drawn."""
+        rows = self._take((~self.ended).nonzero()[:, 0], self.ended)
+        return [replace(row, finish_reason="aborted") for row in rows]
 
     def _take(self, rows: Tensor, stopped: Tensor) -> list[DecodedRow]:
         ids = self.tokens[rows, : self.length].tolist()

@@ -6,6 +6,7 @@ import queue
 import threading
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import Any
 
 import httpx
@@ -35,6 +36,7 @@ class Dispatcher:
         self.stall_s, self.rollout_deadline_s = stall_s, rollout_deadline_s
         self.outstanding: set[Future[Drawn]] = set()
         self.homes: dict[tuple[int, str], Replica] = {}
+        self.aborting = False
         self._done: queue.SimpleQueue[Future[Drawn]] = queue.SimpleQueue()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="rollouts", daemon=True)
@@ -59,14 +61,18 @@ class Dispatcher:
         """
         while self.outstanding:
             future = self._done.get()
-            if future in self.outstanding:  # otherwise it was aborted
+            if future in self.outstanding:  # otherwise it was dropped
                 self.outstanding.remove(future)
                 yield future.result()
 
     def abort(self) -> None:
+        """Let ``drawn`` yield what is outstanding as far as it is drawn."""
+        self._on_loop(self._abort(list(self.outstanding))).result()
+
+    def drop(self) -> None:
         """Drop what is outstanding; a closed connection ends a rollout in the server."""
-        aborted, self.outstanding = self.outstanding, set()
-        for future in aborted:
+        dropped, self.outstanding = self.outstanding, set()
+        for future in dropped:
             future.cancel()
 
     def settle(self) -> None:
@@ -75,7 +81,7 @@ class Dispatcher:
 
     def close(self) -> None:
         """End the thread."""
-        self.abort()
+        self.drop()
         self._on_loop(self._close()).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
@@ -104,15 +110,28 @@ class Dispatcher:
     async def _settle(self) -> None:
         await asyncio.gather(*(replica.revival for replica in self.replicas if replica.revival is not None))
 
+    async def _abort(self, drawing: Sequence[Future[Drawn]]) -> None:
+        """Tell the replicas until all has come back: what they have not received yet they cannot end."""
+        self.aborting = True
+        while not all(future.done() for future in drawing):
+            for replica in self.replicas:
+                with suppress(httpx.HTTPError):  # a lost one has nothing to end
+                    await self._client.post(f"{replica.url}/abort_requests", json={}, timeout=self.stall_s)
+            await asyncio.sleep(0.05)
+        self.aborting = False
+
     async def _draw(self, pending: PendingRollout) -> Drawn:
         choice: dict[str, Any] | None = None if pending.max_new_tokens else {}
         broken = 0
         while choice is None:
+            if self.aborting:
+                return pending, {"finish_reason": "abort"}
             replica = await self._replica_for(pending)
             replica.load += 1
             try:
                 async with self._slots[replica.url]:
-                    choice = None if replica.lost.is_set() else await self._ask(replica, pending)
+                    free = not replica.lost.is_set() and not self.aborting
+                    choice = await self._ask(replica, pending) if free else None
             except httpx.HTTPError as error:
                 broken += 1
                 await self._probe(replica)
@@ -142,7 +161,7 @@ class Dispatcher:
         if response.status_code in (403, 404):
             raise EngineError(f"{replica.url} does not draw token ids: start it with --enable-scale-out")
         choice: dict[str, Any] = response.json()["choices"][0] if response.is_success else {"finish_reason": "abort"}
-        if choice["finish_reason"] == "abort":
+        if choice["finish_reason"] == "abort" and not (self.aborting and response.is_success):
             self._lose(replica, f"it is going down: {response.status_code} {response.text[:300]}")
             return None
         return choice

@@ -30,6 +30,10 @@ class RolloutEngine(Protocol):
 
     def finished(self) -> Iterator[Rollout]: ...
 
+    def abort(self) -> None:
+        """End what is outstanding: ``finished`` yields it as far as it was drawn, "aborted" unless it had ended."""
+        ...
+
     def generate(self, requests: Sequence[RolloutRequest]) -> list[Rollout]:
         """All rollouts of ``requests``, ordered by request and rollout index."""
         ...

@@ -10,21 +10,29 @@ from posttrain.types import FinishReason, Rollout, RolloutRequest
 
 @dataclass(slots=True, frozen=True)
 class PendingRollout:
-    """Rollout ``index`` of ``request``, of which at most ``max_new_tokens`` are still to be sampled."""
+    """Rollout ``index`` of ``request``, of which at most ``max_new_tokens`` are still to be sampled; ``begun`` is what
+    there is of it."""
 
     request: RolloutRequest
     index: int
     max_new_tokens: int
+    begun: Rollout | None = None
+
+    @property
+    def given_ids(self) -> list[int]:
+        """The completion so far: what was begun, or the forced prefix."""
+        return self.request.prefix_ids if self.begun is None else self.begun.completion_ids
 
     @property
     def input_ids(self) -> list[int]:
-        """What is given to the model: the prompt and the forced prefix of the completion."""
-        return self.request.prompt_ids + self.request.prefix_ids
+        """What is given to the model: the prompt and the completion so far."""
+        return self.request.prompt_ids + self.given_ids
 
     @property
     def seed(self) -> int:
-        """Depends on the request's seed and the index alone."""
-        return derive_seed(self.request.seed, self.index)
+        """Depends on the request's seed, the index and where a begun rollout goes on."""
+        place = [] if self.begun is None else [len(self.given_ids)]
+        return derive_seed(self.request.seed, self.index, *place)
 
     def rollout(
         self,
@@ -34,24 +42,26 @@ class PendingRollout:
         policy_version: int,
         text: str,
     ) -> Rollout:
-        """The finished rollout: the forced prefix, then the sampled tokens with their log-probs."""
-        prefix_ids = self.request.prefix_ids
+        """The rollout: the completion so far, then the sampled tokens with their log-probs. What was begun keeps its
+        own log-probs and versions."""
+        begun, given = self.begun, len(self.given_ids)
         return Rollout(
             request_id=self.request.id,
             index=self.index,
             prompt_ids=self.request.prompt_ids,
-            completion_ids=[*prefix_ids, *sampled_ids],
-            action_mask=[0] * len(prefix_ids) + [1] * len(sampled_ids),
-            logprobs=[0.0] * len(prefix_ids) + [*logprobs],
+            completion_ids=[*self.given_ids, *sampled_ids],
+            action_mask=(begun.action_mask if begun else [0] * given) + [1] * len(sampled_ids),
+            logprobs=(begun.logprobs if begun else [0.0] * given) + [*logprobs],
             finish_reason=finish_reason,
             policy_version=policy_version,
             text=text,
             role=self.request.role,
+            token_versions=begun.versions + [policy_version] * len(sampled_ids) if begun else [],
         )
 
 
 def pending_rollouts(requests: Iterable[RolloutRequest], context_length: int) -> list[PendingRollout]:
-    """Every rollout of ``requests``, with a budget cut to what the model's context leaves.
+    """What is left to draw of ``requests``, with a budget cut to what the model's context leaves.
 
     Raises:
         EngineError: a prompt is empty, or it and its forced prefix leave no room in the context.
@@ -66,8 +76,12 @@ def pending_rollouts(requests: Iterable[RolloutRequest], context_length: int) ->
                 f"request {request.id!r}: prompt and forced prefix have {used} tokens, the model's context has "
                 f"{context_length}; shorten the prompt or drop the row"
             )
-        budget = min(request.sampling.max_completion_tokens - len(request.prefix_ids), context_length - used)
-        pending += [PendingRollout(request, index, max(0, budget)) for index in range(request.n)]
+        budget = min(request.sampling.max_completion_tokens, context_length - len(request.prompt_ids))
+        for index in range(request.n):
+            begun = request.begun.get(index)
+            if begun is None or begun.finish_reason == "aborted":
+                given = len(request.prefix_ids if begun is None else begun.completion_ids)
+                pending.append(PendingRollout(request, index, max(0, budget - given), begun))
     return pending
 
 

@@ -46,6 +46,7 @@ class TransformersEngine:
         self.eos_token_ids = _eos_token_ids(model, self.tokenizer)
         self._waiting: list[PendingRollout] = []
         self._batch: DecodeBatch | None = None
+        self._aborted: list[DecodedRow] = []
 
     @property
     def context_length(self) -> int:
@@ -63,10 +64,16 @@ class TransformersEngine:
     def finished(self) -> Iterator[Rollout]:
         """Rollouts as they finish. If the consumer leaves early, what is outstanding is dropped."""
         try:
-            while self._waiting or self._batch:
+            while self._waiting or self._batch or self._aborted:
                 yield from self._step()
         finally:
-            self._waiting, self._batch = [], None
+            self.close()
+
+    def abort(self) -> None:
+        """Let ``finished`` yield what is outstanding as far as it was drawn."""
+        rows = self._batch.running() if self._batch else []
+        self._aborted += rows + [DecodedRow(row, [], [], "aborted") for row in self._waiting]
+        self._waiting, self._batch = [], None
 
     def generate(self, requests: Sequence[RolloutRequest]) -> list[Rollout]:
         """All rollouts of ``requests``, ordered by request and index; nothing else may be outstanding."""
@@ -124,14 +131,17 @@ class TransformersEngine:
 
     def close(self) -> None:
         """Drop what is outstanding."""
-        self._waiting, self._batch = [], None
+        self._waiting, self._batch, self._aborted = [], None, []
 
     def _check_idle(self, what: str) -> None:
-        if self._waiting or self._batch:
+        if self._waiting or self._batch or self._aborted:
             raise EngineError(f"{what} was called while rollouts are outstanding; consume finished() first")
 
     def _step(self) -> list[Rollout]:
         """Start a batch if none runs, else draw one token for each of its rows; the rollouts that ended."""
+        if self._aborted:
+            aborted, self._aborted = self._aborted, []
+            return self._rollouts(aborted)
         if self._batch is None:
             return self._start_batch()
         rows = self._batch.step()
@@ -163,7 +173,7 @@ class TransformersEngine:
         if not rows:
             return []
         texts = self.tokenizer.batch_decode(
-            [row.pending.request.prefix_ids + row.sampled_ids for row in rows], skip_special_tokens=True
+            [row.pending.given_ids + row.sampled_ids for row in rows], skip_special_tokens=True
         )
         return [
             row.pending.rollout(row.sampled_ids, row.logprobs, row.finish_reason, self.policy_version, text)

@@ -46,7 +46,7 @@ class VLLMEngine:
         self.tokenizer = self.llm.get_tokenizer()
         self._numbers = count()
         self._outstanding: dict[str, PendingRollout] = {}
-        self._complete: list[PendingRollout] = []
+        self._complete: list[tuple[PendingRollout, Any]] = []
 
     def _start(self) -> None:
         try:
@@ -69,7 +69,7 @@ class VLLMEngine:
         """
         for pending in pending_rollouts(requests, self.context_length):
             if pending.max_new_tokens == 0:
-                self._complete.append(pending)
+                self._complete.append((pending, None))
                 continue
             number = str(next(self._numbers))
             self.engine.add_request(number, {"prompt_token_ids": pending.input_ids}, _sampling_params(pending))
@@ -86,6 +86,18 @@ class VLLMEngine:
                 yield from self._step()
         finally:
             self._abort()
+
+    def abort(self) -> None:
+        """Let ``finished`` yield what is outstanding as far as it was drawn: vLLM itself would drop that."""
+        from vllm.v1.engine import FinishReason
+
+        processor = self.engine.output_processor
+        for number, pending in self._outstanding.items():
+            (name,) = processor.external_req_ids[number]
+            output = processor.request_states[name].make_request_output([], None, FinishReason.ABORT, None)
+            self._complete.append((pending, output.outputs[0]))
+        self.engine.abort_request(list(self._outstanding))
+        self._outstanding = {}
 
     def generate(self, requests: Sequence[RolloutRequest]) -> list[Rollout]:
         """All rollouts of ``requests``, ordered by request and index; nothing else may be outstanding."""
@@ -170,8 +182,7 @@ class VLLMEngine:
 
     def _step(self) -> list[Rollout]:
         """One step of vLLM's scheduler; the rollouts that ended with it."""
-        ended: list[tuple[PendingRollout, Any]] = [(pending, None) for pending in self._complete]
-        self._complete = []
+        ended, self._complete = self._complete, []
         if self._outstanding:
             try:
                 outputs = [output for output in self.engine.step() if output.finished]
@@ -183,14 +194,14 @@ class VLLMEngine:
             return []
         sampled = [list(output.token_ids) if output else [] for _, output in ended]
         texts = self.tokenizer.batch_decode(
-            [pending.request.prefix_ids + ids for (pending, _), ids in zip(ended, sampled, strict=True)],
+            [pending.given_ids + ids for (pending, _), ids in zip(ended, sampled, strict=True)],
             skip_special_tokens=True,
         )
         return [
             pending.rollout(
                 ids,
-                output.logprobs.logprobs if output else [],
-                output.finish_reason if output else "length",
+                output.logprobs.logprobs if ids else [],
+                "length" if output is None else "aborted" if output.finish_reason == "abort" else output.finish_reason,
                 self.policy_version,
                 text,
             )

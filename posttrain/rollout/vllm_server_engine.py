@@ -82,7 +82,11 @@ class VLLMServerEngine:
             for pending, choice in self._dispatcher.drawn():
                 yield self._rollout(pending, choice)
         finally:
-            self._dispatcher.abort()
+            self._dispatcher.drop()
+
+    def abort(self) -> None:
+        """Let ``finished`` yield what is outstanding as far as it was drawn."""
+        self._dispatcher.abort()
 
     def generate(self, requests: Sequence[RolloutRequest]) -> list[Rollout]:
         """All rollouts of ``requests``, ordered by request and index; nothing else may be outstanding."""
@@ -151,10 +155,11 @@ class VLLMServerEngine:
 
     def _rollout(self, pending: PendingRollout, choice: Mapping[str, Any]) -> Rollout:
         ids = choice.get("token_ids") or []
-        text = self.tokenizer.decode(pending.request.prefix_ids + ids, skip_special_tokens=True)
+        text = self.tokenizer.decode(pending.given_ids + ids, skip_special_tokens=True)
         logprobs = [each["logprob"] for each in choice["logprobs"]["content"]] if ids else []
         version = int(choice["weight_versions"][-1]["version"]) if ids else self.policy_version
-        return pending.rollout(ids, logprobs, choice.get("finish_reason", "length"), version, text)
+        reason = choice.get("finish_reason", "length")
+        return pending.rollout(ids, logprobs, "aborted" if reason == "abort" else reason, version, text)
 
     def _alive(self) -> list[Replica]:
         alive = [replica for replica in self.replicas if not replica.lost.is_set()]

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from posttrain.agents.reflection import ReflectionConfig
 from posttrain.agents.tree_search import SearchConfig
@@ -30,3 +30,10 @@ class AgentRConfig(PolicyTrainerConfig):
     )
     general: TaskConfig | None = Field(default=None, description="demonstrations of other data, mixed in")
     agent_fraction: float = Field(default=0.2, gt=0, le=1, description="eta: share of the sequences, where general is")
+
+    @model_validator(mode="after")
+    def _a_tree_has_no_groups(self) -> "AgentRConfig":
+        for name in ("oversample", "budget_schedule", "importance_correction"):
+            if getattr(self, name):
+                raise ValueError(f"{name} is not for agent_r, which trains on what it takes from trees; leave it out")
+        return self

@@ -18,6 +18,7 @@ from posttrain.trainers.bleuberi_config import BLEUBERIConfig
 from posttrain.trainers.credit import scored
 from posttrain.trainers.grpo import GRPOTrainer, rewards_of
 from posttrain.trainers.references import reference_lengths, with_references
+from posttrain.trainers.stragglers import Stragglers
 from posttrain.training.run_log import write_rows
 from posttrain.types import Example, Rollout, RolloutGroup, TrainingSample
 
@@ -46,6 +47,7 @@ class BLEUBERITrainer(GRPOTrainer):
         if config.selection != "all":
             examples = self.selected(examples)
             self.sampler = ExampleSampler(examples, seed=self.run.seed)
+            self.stragglers = Stragglers.of(config, examples)
         self.reference_lengths = reference_lengths(examples, self.encoder, config.sampling.max_completion_tokens)
         self.step_metrics: dict[str, float] = {}
 

@@ -11,6 +11,7 @@ from posttrain.rewards.judge.borrowed_engine import borrowers_in
 from posttrain.rewards.reward import Reward, RewardInput, RewardOutput
 from posttrain.rollout.engine import RolloutEngine
 from posttrain.rollout.pending import in_request_order
+from posttrain.trainers.stragglers import Stragglers
 from posttrain.types import Rollout, RolloutGroup, RolloutRequest
 
 
@@ -39,12 +40,14 @@ def collect_groups(
     reward: Reward,
     on_scored: Callable[[RolloutGroup], None] | None = None,
     follow_up: Callable[[RolloutGroup], FollowUp | None] = lambda group: None,
+    stragglers: Stragglers | None = None,
 ) -> tuple[list[RolloutGroup], CollectionTimes]:
     """Sample ``requests`` and score them, one whole group a call: the groups in order of their number.
 
     ``on_scored`` is called with each group once it is scored, on the scoring thread. A reward that judges with the
     policy itself is lent the engine, and waits until all rollouts are drawn. ``follow_up`` is called with each group
-    as it is drawn; what it requests is submitted at once, and concluded when everything else is done.
+    as it is drawn; what it requests is submitted at once, and concluded when everything else is done. ``stragglers``
+    says how many groups are enough, and keeps the others.
     """
 
     def score(group: RolloutGroup) -> None:
@@ -67,7 +70,7 @@ def collect_groups(
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="reward") as executor:
         with turn:
             engine.submit(requests)
-            for rollout in engine.finished():
+            for rollout in engine.finished() if stragglers is None else stragglers.whole_groups(engine, requests):
                 if rollout.request_id in asked:
                     asked[rollout.request_id].rollouts.append(rollout)
                     continue
@@ -89,7 +92,7 @@ def collect_groups(
         for each in following:
             each.conclude(in_request_order(each.rollouts, each.requests))
     times = CollectionTimes(generated - started, time.perf_counter() - generated)
-    return [groups[number] for number in sorted(groups)], times
+    return [groups[number] for number in sorted(groups) if groups[number].rollouts], times
 
 
 def reward_inputs(group: RolloutGroup) -> list[RewardInput]:

@@ -10,13 +10,7 @@ from torch import Tensor, nn
 from posttrain.objectives.advantages import batch_normalised, centre, group_normalised
 from posttrain.objectives.divergences import chi2_estimate, kl_estimate
 from posttrain.objectives.logprobs import sums_over_samples
-from posttrain.objectives.policy_losses import (
-    Aggregation,
-    ImportanceMode,
-    clipped_policy_loss,
-    importance_weights,
-    sample_scales,
-)
+from posttrain.objectives.policy_losses import Aggregation, clipped_policy_loss, sample_scales
 from posttrain.trainers.credit import Count, scored, training_sample
 from posttrain.trainers.grpo_config import GRPOConfig
 from posttrain.trainers.policy_trainer import PolicyTrainer
@@ -53,17 +47,6 @@ class GRPOTrainer(PolicyTrainer):
     def staleness(self) -> int:
         """As configured."""
         return self.config.max_staleness
-
-    @property
-    def correction(self) -> ImportanceMode | None:
-        """The importance correction that is applied."""
-        match self.config.importance_correction:
-            case None:
-                return "token_truncate" if self.config.max_staleness else None
-            case "none":
-                return None
-            case mode:
-                return mode
 
     def collect(self, examples: Sequence[Example]) -> list[RolloutGroup]:
         """Under ``dynamic_sampling``, new prompts replace those whose group has no spread (2503.14476, eq. 11)."""
@@ -108,22 +91,10 @@ class GRPOTrainer(PolicyTrainer):
         return sample
 
     def prepare(self, batch: MicroBatch) -> None:
-        """Where samples are trained more than once: replace the engine's log-probs by the trainer's if they are not the
-        old policy's exactly, and correct the token weights for the difference."""
+        """Replace the engine's log-probs by the trainer's where they are not the old policy's exactly."""
         super().prepare(batch)
-        if self.config.one_update or (self.correction is None and self.old_logprobs_are_known):
-            return
-        batch.behaviour_logprobs = self.trainer_logprobs(batch)
-        batch.weights = self.corrected_weights(batch.behaviour_logprobs, batch)
-
-    def corrected_weights(self, old: Tensor, batch: MicroBatch) -> Tensor:
-        """The token weights [M], importance-corrected from the engine's policy to the trainer's (log-probs ``old``)."""
-        correction, cap = self.correction, self.config.importance_cap
-        if correction is None:
-            return batch.weights
-        factors = importance_weights(old, batch.engine_logprobs, batch.sample_index, correction, cap)
-        self.mismatch.truncated.append(factors >= cap if correction.endswith("truncate") else factors == 0)
-        return batch.weights * factors
+        if not self.old_logprobs_are_known:
+            batch.behaviour_logprobs = self.trainer_logprobs(batch)
 
     def loss(self, logprobs: Tensor, entropy: Tensor, batch: MicroBatch) -> LossOutput:
         """The clipped objective above."""
@@ -161,8 +132,7 @@ class GRPOTrainer(PolicyTrainer):
     def token_losses(self, logprobs: Tensor, batch: MicroBatch) -> tuple[Tensor, Tensor]:
         """The clipped losses [M], and which tokens a clip holds."""
         config, old = self.config, self.old_logprobs(logprobs, batch)
-        weights = self.corrected_weights(old, batch) if config.one_update else batch.weights
-        return clipped_policy_loss(logprobs, old, weights, config.clip_low, config.clip_high, config.dual_clip)
+        return clipped_policy_loss(logprobs, old, batch.weights, config.clip_low, config.clip_high, config.dual_clip)
 
     def reference_model(self) -> nn.Module | None:
         """The initial policy, or ``reference_model``, where a divergence from it is penalised."""

@@ -33,14 +33,11 @@ class GRPOConfig(PolicyTrainerConfig):
     max_staleness: int = Field(
         default=0, ge=0, description="steps that sampling runs ahead: the next batch is drawn while this one is trained"
     )
-    importance_correction: (
-        Literal["none", "token_truncate", "token_mask", "sequence_truncate", "sequence_mask"] | None
-    ) = Field(
-        default=None,
-        description="for rollouts of another policy than the trainer's; null: token_truncate if max_staleness, or none",
-    )
-    importance_cap: float = Field(default=3.0, gt=0)
     mask_truncated: bool = Field(default=False, description="truncated completions contribute no gradient")
+
+    @property
+    def may_be_stale(self) -> bool:
+        return super().may_be_stale or self.max_staleness > 0
 
     @model_validator(mode="after")
     def _needs_a_group(self) -> "GRPOConfig":

@@ -4,6 +4,10 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from posttrain.objectives.policy_losses import importance_weights
+from posttrain.trainers.policy_config import PolicyTrainerConfig
+from posttrain.training.packing import MicroBatch
+
 
 class MismatchMonitor:
     """Gathers the tokens of an update's micro-batches."""
@@ -19,6 +23,16 @@ class MismatchMonitor:
     def observe(self, trainer_logprobs: Tensor, engine_logprobs: Tensor) -> None:
         """Add the tokens of a micro-batch, [M] each."""
         self._log_ratios.append(torch.nan_to_num(trainer_logprobs.detach() - engine_logprobs, nan=0.0))
+
+    def corrected_weights(self, old: Tensor, batch: MicroBatch, config: PolicyTrainerConfig) -> Tensor:
+        """The token weights [M] times the ratios of the trainer, whose log-probs [M] are ``old``, to the engine, cut as
+        ``config`` has it (see ``importance_weights``)."""
+        mode, cap = config.correction, config.importance_cap
+        if mode is None:
+            return batch.weights
+        factors = importance_weights(old, batch.engine_logprobs, batch.sample_index, mode, cap)
+        self.truncated.append(factors >= cap if mode.endswith("truncate") else factors == 0)
+        return batch.weights * factors
 
     def metrics(self, accelerator: Accelerator) -> dict[str, float]:
         """Over the tokens of all ranks: mean |log p_trainer - log p_engine|; its 99th percentile, the greatest of the

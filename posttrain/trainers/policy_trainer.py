@@ -11,6 +11,7 @@ A method is a subclass that overrides only what its paper changes.
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar
@@ -37,6 +38,7 @@ from posttrain.trainers.loop import TrainingSummary, run_training
 from posttrain.trainers.mismatch import MismatchMonitor
 from posttrain.trainers.policy_config import PolicyTrainerConfig
 from posttrain.trainers.step_metrics import rollout_metrics
+from posttrain.trainers.stragglers import Stragglers
 from posttrain.training.accelerator import (
     gather_lists,
     make_accelerator,
@@ -101,6 +103,7 @@ class PolicyTrainer:
         self.accelerator = make_accelerator(list(self.run.trackers), self.run.folder, config.max_grad_norm)
         self.tokenizer = load_tokenizer(model, self.model_config.revision)
         self.sampler = ExampleSampler(list(train_dataset), seed=self.run.seed)
+        self.stragglers = Stragglers.of(config, train_dataset)
         self.errors = ErrorBudget(config.max_error_fraction)
         self.step = 0
         self.planned = 0
@@ -124,7 +127,8 @@ class PolicyTrainer:
         self.policy = PolicyModel(policy, self.temperature, self.model_config.logits_chunk_size)
         self.update = self.prepared(self.policy)
         self.reference = self.reference_model()
-        self.encoder = PromptEncoder(self.tokenizer, self._prompt_budget())
+        context = self.causal_lm.config.max_position_embeddings
+        self.encoder = PromptEncoder(self.tokenizer, config.prompt_budget(context))
         self.encoder.check([*train_dataset, *eval_dataset])
         self.engine: RolloutEngine = (engine or TransformersEngineConfig()).build(model_path=model, seed=self.run.seed)
 
@@ -147,6 +151,9 @@ class PolicyTrainer:
                 samples, metrics = self.before_update(samples)
                 metrics |= self.update_policy(samples)
             metrics = rollout_metrics(batch.groups, batch.timings | self.timings, self.step) | metrics
+            if self.config.budget_schedule:
+                budget = self.config.sampling_at(self.step).max_completion_tokens
+                metrics["batch/max_completion_tokens"] = float(budget)
             self.step += 1
             self.trained_tokens += int(metrics.get("batch/trained_tokens", 0))
         with self.timed("sync"):
@@ -158,12 +165,13 @@ class PolicyTrainer:
 
     def collect_batch(self, step: int) -> Batch:
         """Sample and score what ``step`` trains on. If that fails, its examples are drawn again next time."""
-        position = self.sampler.state_dict()
+        position, stragglers = self.sampler.state_dict(), self.stragglers.requests
         self.planned, self.collecting, self.collection_timings = 0, step, {}
         try:
             groups = self.collect(self.sampler.next(self.config.prompts_per_step))
         except BaseException:
             self.sampler.load_state_dict(position)
+            self.stragglers.requests = stragglers
             raise
         return Batch(groups, self.collection_timings)
 
@@ -188,11 +196,17 @@ class PolicyTrainer:
         return [self.request(example, number) for number, example in enumerate(examples, start=first)]
 
     def collect(self, examples: Sequence[Example]) -> list[RolloutGroup]:
-        """How it is gathered: by default this rank samples and scores its share; every rank gets all groups."""
-        requests = self.plan(examples)
+        """How it is gathered: by default this rank samples and scores its share; every rank gets all groups. Under
+        ``oversample`` what earlier steps did not wait for comes first."""
+        first, kept = self.planned, self.stragglers.numbered(self.planned)
+        self.planned += self.stragglers.groups
+        requests = kept + self.plan([*examples, *self.sampler.next(self.stragglers.missing)])
         rank, ranks = self.accelerator.process_index, self.accelerator.num_processes
         mine = [request for request in requests if request.group % ranks == rank]
+        self.stragglers.enough = len(range(first, first + len(examples))[(rank - first) % ranks :: ranks])
         gathered = gather_lists(self.accelerator, self.sample(mine))
+        if self.config.oversample:
+            self.stragglers.requests = gather_lists(self.accelerator, self.stragglers.requests)
         return sorted(gathered, key=lambda group: group.rollouts[0].request_id)
 
     def sample(self, requests: Sequence[RolloutRequest]) -> list[RolloutGroup]:
@@ -206,7 +220,8 @@ class PolicyTrainer:
         follow_up: Callable[[RolloutGroup], FollowUp | None] = lambda group: None,
     ) -> list[RolloutGroup]:
         """Let the engine draw and the reward judge (see ``collect_groups``)."""
-        groups, times = collect_groups(self.engine, requests, self.reward, on_scored, follow_up)
+        stragglers = self.stragglers if self.config.oversample else None
+        groups, times = collect_groups(self.engine, requests, self.reward, on_scored, follow_up, stragglers)
         timings = self.collection_timings
         timings["generate"] = timings.get("generate", 0.0) + times.generate
         timings["score"] = timings.get("score", 0.0) + times.score
@@ -228,6 +243,14 @@ class PolicyTrainer:
         """Add to a micro-batch, before the step's first update, what stays the same over its updates."""
         if self.reference is not None:
             batch.reference_logprobs = reference_logprobs(self.reference, batch)
+        self.correct(batch)
+
+    def correct(self, batch: MicroBatch) -> None:
+        """Under an importance correction, the old policy is the trainer's and tokens are weighed for it. Where samples
+        are trained once this is left to ``policy_loss``, which has the log-probs anyway."""
+        if self.config.correction is not None and not self.config.one_update:
+            batch.behaviour_logprobs = self.trainer_logprobs(batch)
+            batch.weights = self.corrected_weights(batch.behaviour_logprobs, batch)
 
     def reference_model(self) -> nn.Module | None:
         """The frozen model that a divergence term holds the policy near; None: no such term."""
@@ -245,7 +268,7 @@ class PolicyTrainer:
             id=f"{self.collecting:06d}/{number:06d}",
             example=example,
             prompt_ids=self.encoder.prompt_ids(example),
-            sampling=self.config.sampling,
+            sampling=self.config.sampling_at(self.collecting),
             seed=derive_seed(self.run.seed, self.collecting, number, example.id),
             n=self.config.rollouts_per_prompt,
             group=number,
@@ -320,6 +343,10 @@ class PolicyTrainer:
         """The log-probs [M] that the ratio is taken to: where each sample is trained once, the policy's as they are."""
         return logprobs.detach() if self.config.one_update else batch.behaviour_logprobs
 
+    def corrected_weights(self, old: Tensor, batch: MicroBatch) -> Tensor:
+        """The token weights [M], importance-corrected from the engine to the trainer (log-probs ``old``)."""
+        return self.mismatch.corrected_weights(old, batch, self.config)
+
     def trainer_logprobs(self, batch: MicroBatch) -> Tensor:
         """Log-probs [M] of the trained tokens under the policy as it is, without gradient."""
         with torch.no_grad():
@@ -328,15 +355,18 @@ class PolicyTrainer:
 
     @property
     def old_logprobs_are_known(self) -> bool:
-        """Whether the old policy's log-probs need no forward pass: with one update the ratio is 1 whatever they are,
-        and a float32 engine that samples from the full distribution reports them to rounding."""
+        """Whether the old policy's log-probs need no forward pass: with one update the ratio is 1 whatever they are, a
+        float32 engine that samples from the full distribution reports them to rounding, a correction has made one."""
         sampling = self.config.sampling
         full = sampling.top_p == 1.0 and sampling.top_k == 0 and sampling.temperature > 0
-        return self.config.one_update or (full and self.model_config.dtype == "float32")
+        exact = full and self.model_config.dtype == "float32"
+        return self.config.one_update or exact or self.config.correction is not None
 
     def policy_loss(self, batch: MicroBatch) -> LossOutput:
         """Forward the micro-batch and apply the method's loss; the entropy comes along."""
         logprobs, entropy = self.update.model(batch)
+        if self.config.one_update:
+            batch = replace(batch, weights=self.corrected_weights(logprobs.detach(), batch))
         output = self.loss(logprobs, entropy, batch)
         output.metrics["policy/entropy"] = entropy.detach().sum() / max(1, self.tokens_run)
         self.mismatch.observe(logprobs, batch.engine_logprobs)
@@ -401,10 +431,6 @@ class PolicyTrainer:
         """The policy without the wrappers of training."""
         return self.policy.causal_lm
 
-    def _prompt_budget(self) -> int:
-        context = self.causal_lm.config.max_position_embeddings - self.config.sampling.max_completion_tokens
-        return min(context, self.config.max_prompt_tokens or context)
-
     def prepared(self, model: nn.Module, max_grad_norm: float | None = None) -> Update:
         """``model`` with an AdamW of its own, ready to be updated."""
         accelerator, max_grad_norm = self.accelerator, max_grad_norm or self.config.max_grad_norm
@@ -451,6 +477,7 @@ class PolicyTrainer:
             "batches": [batch.to_json() for batch in self.batches.ready],
             "skipped_updates": [update.skipped for update in self.updates],
             "sampler": self.sampler.state_dict(),
+            "stragglers": self.stragglers.state_dict(),
             "errors": self.errors.state_dict(),
         }
 
@@ -463,6 +490,7 @@ class PolicyTrainer:
         for update, skipped in zip(self.updates, state["skipped_updates"], strict=True):
             update.skipped = skipped
         self.sampler.load_state_dict(state["sampler"])
+        self.stragglers.load_state_dict(state["stragglers"])
         self.errors.load_state_dict(state["errors"])
 
     @contextmanager

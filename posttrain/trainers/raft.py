@@ -67,6 +67,7 @@ class RAFTTrainer(PolicyTrainer):
         collected = CollectedGroups(self.folder / "collected", self.step, self.accelerator.process_index)
         restored = collected.restore(requests)
         done = {group.rollouts[0].request_id for group in restored}
+        self.stragglers.enough -= len(done)
         missing = {request.id: request for request in requests if request.id not in done}
         return restored + self.draw_and_score(
             list(missing.values()), lambda group: collected.append(missing[group.rollouts[0].request_id], group)
@@ -146,6 +147,8 @@ class RAFTTrainer(PolicyTrainer):
         """The old policy's log-probs are the trainer's, from before the step's first update."""
         if self.config.kl_coef:
             super().prepare(batch)
+        else:
+            self.correct(batch)
         if self.config.importance_sampling == "token" and not self.old_logprobs_are_known:
             batch.behaviour_logprobs = self.trainer_logprobs(batch)
 

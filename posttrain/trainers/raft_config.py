@@ -60,10 +60,12 @@ class RAFTConfig(PolicyTrainerConfig):
             )
         if self.drop_all_correct and self.accept_threshold is None:
             raise ValueError("drop_all_correct needs accept_threshold: what is correct? (0 for a 0/1 reward)")
-        if self.candidates is not None and (self.importance_sampling != "none" or self.log_ratios_are_needed):
+        ratios = self.importance_sampling != "none" or self.log_ratios_are_needed or self.correction is not None
+        if self.candidates is not None and (ratios or self.oversample or self.budget_schedule):
             raise ValueError(
-                "candidates of another generator have no log-probs of this policy: with candidates, "
-                "importance_sampling is none, kl_rank_coef 0 and measure_kl false"
+                "candidates of another generator have no log-probs of this policy, and nothing is sampled: with "
+                "candidates, importance_sampling is none, kl_rank_coef 0, measure_kl false, and there is no "
+                "importance_correction, oversample or budget_schedule"
             )
         if self.restart == "initial" and self.importance_sampling != "none":
             raise ValueError(

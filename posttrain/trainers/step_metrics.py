@@ -15,7 +15,11 @@ def rollout_metrics(groups: Sequence[RolloutGroup], timings: Mapping[str, float]
     rewards = [[r.reward for r in group.rollouts if r.reward is not None] for group in groups]
     spreads = [statistics.pstdev(values) for values in rewards if len(values) > 1]
     sampled = sum(sum(rollout.action_mask) for rollout in rollouts)
-    older = sum(sum(rollout.action_mask) for rollout in rollouts if rollout.policy_version < version)
+    older = sum(
+        bit and made_by < version
+        for rollout in rollouts
+        for bit, made_by in zip(rollout.action_mask, rollout.versions, strict=True)
+    )
     metrics = {
         "reward/std_in_group": _mean(spreads),
         "reward/error_fraction": _mean([rollout.error is not None for rollout in rollouts]),
@@ -24,6 +28,7 @@ def rollout_metrics(groups: Sequence[RolloutGroup], timings: Mapping[str, float]
         "completion/truncated_fraction": _mean([rollout.finish_reason == "length" for rollout in rollouts]),
         "batch/rollouts": float(len(rollouts)),
         "batch/tokens_of_older_policies": float(older),
+        "batch/older_token_fraction": older / max(1, sampled),
         "batch/groups_without_spread": float(sum(spread == 0.0 for spread in spreads)),
         **_reward_means(rollouts),
         **{f"time/{phase}": seconds for phase, seconds in timings.items()},

@@ -94,6 +94,8 @@ class URPOConfig(GRPOConfig):
             )
         if self.max_staleness:
             raise ValueError("max_staleness is not for URPO: what is sampled depends on the referee's last results")
+        if self.oversample:
+            raise ValueError("oversample is not for URPO: a group would be cut from the referee's answers about it")
         if self.dynamic_sampling:
             raise ValueError("dynamic_sampling would change the counts that task_mix sets; leave it out")
         return self

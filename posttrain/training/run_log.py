@@ -8,6 +8,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,7 @@ def rollout_records(
 
     A rollout that became no training sample has ``kept`` False and empty ``weights``. ``tokens`` joined give the
     completion with its special tokens; where a character is made of several tokens, the last one holds it.
+    ``versions``, where several policies sampled a rollout, are these and how many tokens each, in order.
     """
     trained = {sample.id: sample for sample in samples}
     known: dict[int, str] = {}
@@ -155,6 +157,7 @@ def _rollout_record(
         origin = [int(Origin.POLICY if sampled else rollout.given) for sampled in rollout.action_mask]
     else:
         origin = [int(who) for who in sample.origin[start:]]
+    versions = [[version, len(list(tokens))] for version, tokens in groupby(rollout.versions)]
     return {
         "text": rollout.text,
         "tokens": texts(rollout.completion_ids),
@@ -168,6 +171,7 @@ def _rollout_record(
         "finish_reason": rollout.finish_reason,
         "objective": None if sample is None else sample.objective,
         "kept": sample is not None,
+        **({"versions": versions} if len(versions) > 1 else {}),
     }
 
 

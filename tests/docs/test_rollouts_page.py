@@ -14,7 +14,8 @@ TEXT = (ROOT / "docs" / "rollouts.md").read_text()
 
 
 def test_yaml_is_valid() -> None:
-    (block,) = re.findall(r"```yaml\n(.*?)```", TEXT, re.DOTALL)
+    block, tail = re.findall(r"```yaml\n(.*?)```", TEXT, re.DOTALL)
+    assert GRPOConfig.model_validate(yaml.safe_load(tail)["trainer"]).sampling_at(0).max_completion_tokens == 1024
     engines = [TypeAdapter(EngineConfig).validate_python(yaml.safe_load(line)["engine"]) for line in block.splitlines()]
     assert [engine.replicas for engine in engines] == [2, 1]
 
@@ -37,4 +38,4 @@ def test_metrics_exist() -> None:
     sources = "".join(path.read_text() for path in (ROOT / "posttrain" / "trainers").glob("*.py"))
     table = TEXT.split("## What to watch")[1]
     metrics = re.findall(r"`((?:policy|batch|speed)/\w+)`", table)
-    assert len(metrics) == 5 and all(f'"{name}"' in sources for name in metrics)
+    assert len(metrics) == 6 and all(f'"{name}"' in sources for name in metrics)

@@ -8,13 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from posttrain.objectives.policy_losses import (
-    Aggregation,
-    ImportanceMode,
-    clipped_policy_loss,
-    importance_weights,
-    sample_scales,
-)
+from posttrain.objectives.policy_losses import Aggregation, clipped_policy_loss, importance_weights, sample_scales
+from posttrain.types import ImportanceMode
 
 numbers = st.floats(-3, 0)
 

@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 from posttrain.errors import EngineError
 from posttrain.rollout.engine import RolloutEngine
 from posttrain.rollout.vllm_server_engine import VLLMServerEngine
+from posttrain.rollout.weight_sync import sync_weights
 from posttrain.types import Rollout, RolloutRequest
 
 Make = Callable[..., RolloutRequest]
@@ -173,6 +175,48 @@ def test_leaving_early_drops_what_is_outstanding(engine: RolloutEngine, make_req
     rollouts.close()
     (rollout,) = engine.generate([make_request(PROMPTS[1], temperature=0)])
     assert rollout.prompt_ids == PROMPTS[1]
+
+
+def test_an_aborted_rollout_can_be_gone_on_with(
+    engine: RolloutEngine, policy: Any, perturb: Callable[..., None], make_request: Make
+) -> None:
+    """Greedy, it ends as if it had not been cut; after an update, each token has the policy that sampled it."""
+    short = make_request(PROMPTS[0], temperature=0, max_completion_tokens=2)
+    long = make_request(PROMPTS[0], n=2, prefix_ids=[100, 50], temperature=0, max_completion_tokens=200)
+    uncut = engine.generate([long])
+    engine.submit([long, short])
+    drawn: dict[str, list[Rollout]] = {long.id: [], short.id: []}
+    for rollout in engine.finished():
+        drawn[rollout.request_id].append(rollout)
+        if rollout.request_id == short.id:
+            engine.abort()
+    (_,), aborted = drawn[short.id], drawn[long.id]
+    begun = next(each for each in aborted if each.index == 1)
+    length = len(begun.completion_ids)
+    assert {each.finish_reason for each in aborted} == {"aborted"} and len(aborted) == 2
+    assert 2 <= length < len(uncut[1].completion_ids) and begun.action_mask == [0, 0] + [1] * (length - 2)
+
+    (rest,) = engine.generate([replace(long, begun={0: uncut[0], 1: begun})])
+    assert (rest.index, rest.completion_ids, rest.text) == (1, uncut[1].completion_ids, uncut[1].text)
+    assert (rest.action_mask, rest.finish_reason) == (uncut[1].action_mask, uncut[1].finish_reason)
+    assert rest.logprobs == pytest.approx(uncut[1].logprobs, abs=1e-4)
+
+    perturb(policy, seed=3)
+    sync_weights(policy, engine, version=1)
+    (mixed,) = engine.generate([replace(long, begun={0: uncut[0], 1: begun})])
+    assert mixed.versions == [0] * length + [1] * (len(mixed.completion_ids) - length)
+    assert mixed.completion_ids[:length] == begun.completion_ids and mixed.logprobs[:length] == begun.logprobs
+    expected = sampled_logprobs(logits_before(policy, mixed), mixed)
+    assert mixed.logprobs[length:] == pytest.approx(expected[length:], abs=1e-4)
+
+
+def test_what_had_not_started_is_aborted_too(engine: RolloutEngine, make_request: Make) -> None:
+    requests = [make_request(PROMPTS[0], n=3, max_completion_tokens=200), make_request(PROMPTS[1])]
+    engine.submit(requests)
+    engine.abort()
+    rollouts = list(engine.finished())
+    assert Counter(rollout.request_id for rollout in rollouts) == {requests[0].id: 3, requests[1].id: 1}
+    assert len(engine.generate([make_request(PROMPTS[2])])) == 1
 
 
 def test_the_context_bounds_a_completion(engine: RolloutEngine, make_request: Make) -> None:

@@ -1,6 +1,7 @@
 """The embedded engine's own decoding loop: batches of any size and mixture give the same rollouts."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,11 +12,22 @@ from posttrain.rollout.config import TransformersEngineConfig
 from posttrain.rollout.engine import RolloutEngine
 from posttrain.rollout.pending import pending_rollouts
 from posttrain.rollout.sampling import RowSampling, sample_tokens, truncate
-from posttrain.types import RolloutRequest
+from posttrain.types import Rollout, RolloutRequest
 
 Make = Callable[..., RolloutRequest]
 
 CPU = torch.device("cpu")
+
+
+def test_a_rollout_that_goes_on_draws_other_random_numbers(make_request: Make) -> None:
+    begun = Rollout("r", 0, [1], [5, 6], [0, 1], [0.0, -0.5], "aborted", 3, "")
+    request = make_request([1], n=2, prefix_ids=[5], max_completion_tokens=4)
+    whole, rest = pending_rollouts([request], 16)[0], pending_rollouts([replace(request, begun={0: begun})], 16)[0]
+    assert (rest.input_ids, rest.max_new_tokens) == ([1, 5, 6], 2)
+    assert rest.seed != whole.seed == pending_rollouts([replace(request, begun={1: begun})], 16)[0].seed
+    ended = replace(begun, finish_reason="stop")
+    assert [row.index for row in pending_rollouts([replace(request, begun={0: ended})], 16)] == [1]
+    assert rest.rollout([7], [-0.25], "stop", 4, "").versions == [3, 3, 4]
 
 
 def mixture(make_request: Make) -> list[RolloutRequest]:

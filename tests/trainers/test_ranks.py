@@ -10,11 +10,12 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from posttrain.build import check_ranks_agree, run_job
 from posttrain.errors import CheckpointError, JobError
 from posttrain.job import load_job
-from posttrain.training.run_log import read_metrics
+from posttrain.training.run_log import read_metrics, read_rollouts
 
 ROOT = Path(__file__).parents[2]
 JOB = """
@@ -146,6 +147,23 @@ def test_one_rank_goes_on_as_two_and_two_as_one(tmp_path: Path) -> None:
     assert len(set(losses[0])) == 4
     assert losses[1] == pytest.approx(losses[0], abs=1e-5)
     assert losses[2] == pytest.approx(losses[0], abs=1e-5)
+
+
+@pytest.mark.slow
+def test_what_two_ranks_did_not_wait_for_survives_a_stop(tmp_path: Path) -> None:
+    cut = "trainer.sampling={max_completion_tokens: 20, stop_token_ids: [40, 41, 42, 43, 44, 45, 46, 47, 48, 49]}"
+    settings, whole = ("trainer.steps=5", "trainer.oversample=0.5", cut), tmp_path / "whole"
+    end(start(whole, *settings), 0, 0)
+    stopped = only_checkpoint(whole, tmp_path / "stopped", 3)
+    state = torch.load(stopped / "checkpoints" / "step_000003" / "trainer.pt", weights_only=True)
+    assert sum(bool(request["begun"]) for request in state["trainer"]["stragglers"]) == 2
+    end(start(stopped, *settings, "--resume", "auto"), 0, 0)
+    assert timeless(stopped) == timeless(whole)
+    model = Path("model") / "model.safetensors"
+    assert (stopped / model).read_bytes() == (whole / model).read_bytes()
+    examples = [group["example_id"] for step in range(1, 6) for group in read_rollouts(whole, step)]
+    assert len(examples) == len(set(examples)) == 5 * 4
+    assert all(line["batch/older_token_fraction"] > 0 for line in read_metrics(whole)[2:])
 
 
 @pytest.mark.slow

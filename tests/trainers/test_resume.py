@@ -77,6 +77,13 @@ METHODS = {
         "trainer.kl_rank_coef=0.1",
     ],
     "prefix_rft": ["method=prefix_rft"],
+    "oversample": [
+        "method=grpo",
+        "trainer.oversample=0.5",
+        "trainer.max_staleness=1",
+        "trainer.sampling={max_completion_tokens: 20, stop_token_ids: [40, 41, 42, 43, 44, 45, 46, 47, 48, 49]}",
+        "trainer.budget_schedule=[{step: 0, max_completion_tokens: 12}, {step: 3, max_completion_tokens: 20}]",
+    ],
     "overlap": ["method=grpo", "trainer.max_staleness=2", "trainer.updates_per_step=2"],
     "urpo": [
         "method=urpo",

@@ -141,6 +141,7 @@ class SampleBrowser extends TokenView {
         make("span", {}, "reward ", make("b", {}, formatNumber(rollout.reward))),
         make("span", {}, `${rollout.length.toLocaleString("en")} tokens${others.join("")}`),
         rollout.finish_reason === "stop" ? make("span", {}, "finished") : make("span", { class: "tag bad" }, rollout.finish_reason === "length" ? "truncated" : rollout.finish_reason),
+        rollout.versions ? make("span", { class: "tag" }, `policies ${rollout.versions.map(([version]) => version).join(", ")}`) : null,
         make("span", { class: rollout.push > 0 ? "tag up" : rollout.push < 0 ? "tag down" : "tag" }, fate),
       ),
       parts.length > 1 ? make("p", { class: "parts" }, parts.map(([name, value]) => make("span", {}, `${name} `, make("b", {}, value)))) : null,
