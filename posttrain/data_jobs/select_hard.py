@@ -24,7 +24,7 @@ from posttrain.data_jobs.config import SelectHardConfig
 from posttrain.data_jobs.pool import Pool, PoolConfig, read_pool, reasons
 from posttrain.errors import DataError
 from posttrain.report.histograms import histogram, score_figure
-from posttrain.report.page import asset
+from posttrain.report.templates import asset
 from posttrain.rewards.checked import score_checked
 from posttrain.rewards.on_error import BaseRewardConfig
 from posttrain.rewards.reward import RewardInput
