@@ -22,7 +22,7 @@ from posttrain.config_file import ConfigFile, dump_yaml, read_config_file
 from posttrain.rewards.config import RewardConfig
 from posttrain.rollout.config import EngineConfig, TransformersEngineConfig
 from posttrain.tasks.config import TaskConfig
-from posttrain.tasks.environment import EnvironmentTaskConfig
+from posttrain.tasks.environment import EnvironmentTask
 from posttrain.trainers.agent_r_config import AgentRConfig
 from posttrain.trainers.bleuberi_config import BLEUBERIConfig
 from posttrain.trainers.grpo_config import GRPOConfig
@@ -111,7 +111,7 @@ class Job(Config, Generic[TrainerConfigT]):
 
     @model_validator(mode="after")
     def _turns_fit_the_episode(self) -> "Job[TrainerConfigT]":
-        if isinstance(self.data, EnvironmentTaskConfig) and isinstance(self.trainer, PolicyTrainerConfig):
+        if isinstance(self.data, EnvironmentTask) and isinstance(self.trainer, PolicyTrainerConfig):
             turn, episode = self.data.max_turn_tokens, self.trainer.sampling.max_completion_tokens
             if turn > episode:
                 raise ValueError(

@@ -15,7 +15,7 @@ from posttrain.errors import JobError
 from posttrain.job import Job
 from posttrain.rewards.checked import score_checked
 from posttrain.rewards.reward import Reward, RewardInput
-from posttrain.tasks.environment import EnvironmentTask, EnvironmentTaskConfig
+from posttrain.tasks.environment import EnvironmentTask
 from posttrain.trainers.agent_r_config import NO_ENVIRONMENT, AgentRConfig
 from posttrain.trainers.agent_r_record import arithmetic
 from posttrain.trainers.oreal_config import OREALConfig
@@ -91,7 +91,7 @@ def make_plan(job: Job[Any], launch: Launch) -> Plan:
         reward = build_reward(job, task)
         if isinstance(task, EnvironmentTask):
             task.close()
-            plan.sections["Episodes"] = list(episode_lines(task.config, job.trainer.sampling.max_completion_tokens))
+            plan.sections["Episodes"] = list(episode_lines(task, job.trainer.sampling.max_completion_tokens))
         else:
             plan.sections["Reward on one example"] = list(reward_lines(reward, train[0]))
         plan.sections["Batch"] = list(batch_lines(job, max(lengths["training"]), launch))
@@ -126,7 +126,6 @@ def prompt_lengths(encoder: PromptEncoder, examples: Sequence[Example]) -> list[
 
 
 def describe_lengths(lengths: Sequence[int]) -> str:
-    """How many there are, and how long."""
     if not lengths:
         return "none"
     return f"{len(lengths):,}, prompts of {min(lengths)} to {max(lengths)} tokens"
@@ -168,7 +167,6 @@ def pairs_line(
 
 
 def model_lines(job: Job[Any], shape: ModelShape) -> Iterator[tuple[str, str]]:
-    """What is trained."""
     yield "policy", f"{shape.name}, {job.model.dtype}, context {shape.context:,} tokens"
     adapter = "" if job.model.lora is None else f" (LoRA of rank {job.model.lora.rank})"
     yield "parameters", f"{shape.parameters:,}, of which {shape.trained:,} are trained{adapter}"
@@ -194,10 +192,10 @@ def reward_lines(reward: Reward, example: Example) -> Iterator[tuple[str, str]]:
         yield f"  {name}", f"{part:g}"
 
 
-def episode_lines(config: EnvironmentTaskConfig, max_completion_tokens: int) -> Iterator[tuple[str, str]]:
+def episode_lines(task: EnvironmentTask, max_completion_tokens: int) -> Iterator[tuple[str, str]]:
     """What an episode may take."""
-    turn = config.max_turn_tokens
-    yield "environment", f"{config.environment.type}: {config.workers} processes, {config.deadline_s:g} s for a step"
+    turn = task.max_turn_tokens
+    yield "environment", f"{task.environment.type}: {task.workers} processes, {task.deadline_s:g} s for a step"
     yield "tokens of an episode", f"at most {max_completion_tokens:,}, with the observations"
     yield "tokens of a turn", f"at most {turn:,}; {max_completion_tokens // turn:,} such turns fill an episode"
 
@@ -216,7 +214,7 @@ def batch_lines(job: Job[Any], longest_prompt: int, launch: Launch) -> Iterator[
             f"take at least {ranks} prompts, or at most {prompts} ranks"
         )
     if isinstance(config, AgentRConfig):
-        if not isinstance(job.data, EnvironmentTaskConfig):
+        if not isinstance(job.data, EnvironmentTask):
             raise JobError(NO_ENVIRONMENT)
         most_steps = getattr(job.data.environment, "max_steps", config.search.max_depth)
         yield from arithmetic(config, most_steps, job.data.max_turn_tokens, ranks)
