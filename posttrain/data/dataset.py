@@ -2,10 +2,9 @@
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from pydantic import Field
 
@@ -35,19 +34,11 @@ class DatasetConfig(Config):
     bad_rows: Literal["stop", "skip"] = "stop"
 
 
-@dataclass(slots=True)
-class LoadedExamples:
-    """The examples of ``source``, and for every row that was skipped, why."""
+class LoadedExamples(NamedTuple):
+    """Examples, and for every row that was skipped, why."""
 
-    source: str
     examples: list[Example]
     skipped: list[str]
-
-    def __str__(self) -> str:
-        text = f"{self.source}: {len(self.examples)} examples"
-        if self.skipped:
-            text += f", {len(self.skipped)} bad rows skipped, the first: {self.skipped[0]}"
-        return text
 
 
 def load_examples(
@@ -85,7 +76,7 @@ def collect_examples(
     Raises:
         DataError: a row is bad and ``bad_rows`` is "stop", or none is good.
     """
-    loaded = LoadedExamples(source, [], [])
+    examples, skipped = list[Example](), list[str]()
     places: dict[str, str] = {}
     for row in rows:
         try:
@@ -97,15 +88,16 @@ def collect_examples(
         if problem is not None:
             if bad_rows == "stop":
                 raise DataError(f"{source}, {problem} (bad_rows: skip would leave bad rows out)")
-            loaded.skipped.append(problem)
+            skipped.append(problem)
             continue
         places[example.id] = row.place
-        loaded.examples.append(example)
-    if not loaded.examples:
-        raise DataError(f"none of the {len(rows)} rows of {source} can be used; the first: {loaded.skipped[0]}")
-    if loaded.skipped:
-        logger.warning("%s", loaded)
-    return loaded
+        examples.append(example)
+    if not examples:
+        raise DataError(f"none of the {len(rows)} rows of {source} can be used; the first: {skipped[0]}")
+    if skipped:
+        told = f"{source}: {len(examples)} examples, {len(skipped)} bad rows skipped, the first: {skipped[0]}"
+        logger.warning("%s", told)
+    return LoadedExamples(examples, skipped)
 
 
 def resolve_columns(source: str, rows: Sequence[Row], mapped: Mapping[ExampleField, str]) -> dict[ExampleField, str]:
