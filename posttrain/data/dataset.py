@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from pydantic import Field
 
@@ -16,6 +16,13 @@ from posttrain.errors import DataError
 from posttrain.types import Example
 
 logger = logging.getLogger(__name__)
+
+
+class LoadedExamples(NamedTuple):
+    """Examples, and for every row that was skipped, why."""
+
+    examples: list[Example]
+    skipped: list[str]
 
 
 class DatasetConfig(Config):
@@ -33,37 +40,26 @@ class DatasetConfig(Config):
     format: PromptFormat = Field(default_factory=PromptFormat, description="of prompts that are text")
     bad_rows: Literal["stop", "skip"] = "stop"
 
+    def load(self) -> LoadedExamples:
+        """Read and check every row of ``path``.
 
-class LoadedExamples(NamedTuple):
-    """Examples, and for every row that was skipped, why."""
+        Raises:
+            DataError: the file is missing, empty or unreadable, a mapped column is in no row, a row is bad
+                (``bad_rows: stop``), or none is good.
+        """
+        rows = read_rows(self.path, self.name, self.split, self.revision)
+        columns, stem = self.columns_of(rows), Path(self.path).name.split(".")[0]
+        return collect_examples(
+            self.path, rows, lambda row: self.example(row.values, columns, f"{stem}:{row.number}"), self.bad_rows
+        )
 
-    examples: list[Example]
-    skipped: list[str]
+    def columns_of(self, rows: Sequence[Row]) -> dict[ExampleField, str]:
+        """Which column holds a field."""
+        return resolve_columns(self.path, rows, self.columns)
 
-
-def load_examples(
-    config: DatasetConfig,
-    mapped: Mapping[ExampleField, str] | None = None,
-    finish: Callable[[Example], Example] = lambda example: example,
-) -> LoadedExamples:
-    """Read and check every row of ``config.path``. ``mapped`` is in place of ``config.columns``; ``finish``, which may
-    raise ``FieldError``, makes the last changes to an example.
-
-    Raises:
-        DataError: the file is missing, empty or unreadable, a mapped column is in no row, a row is bad
-            (``bad_rows: stop``), or none is good.
-    """
-    rows = read_rows(config.path, config.name, config.split, config.revision)
-    mapped = config.columns if mapped is None else mapped
-    columns = resolve_columns(config.path, rows, mapped)
-    required: set[ExampleField] = {"prompt", *mapped}
-    stem = Path(config.path).name.split(".")[0]
-
-    def convert(row: Row) -> Example:
-        example = example_from_values(row.values, columns, required, config.format, default_id=f"{stem}:{row.number}")
-        return finish(example)
-
-    return collect_examples(config.path, rows, convert, config.bad_rows)
+    def example(self, values: Mapping[str, Any], columns: Mapping[ExampleField, str], default_id: str) -> Example:
+        """The example of a row. Raises ``FieldError`` for values that make none."""
+        return example_from_values(values, columns, {"prompt", *self.columns}, self.format, default_id)
 
 
 def collect_examples(

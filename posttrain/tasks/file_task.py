@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from posttrain.data.dataset import DatasetConfig, LoadedExamples, load_examples
+from posttrain.data.dataset import DatasetConfig
 from posttrain.data.pass_rate import PassRateBucket, filter_by_pass_rate, repeat_by_pass_rate
 from posttrain.errors import DataError
 from posttrain.tasks.task import ConfiguredTask
@@ -49,10 +49,6 @@ class FileTask(DatasetConfig, ConfiguredTask):
         if not examples:
             raise DataError(f"no training example of {self.path} is left by eval_fraction and pass rates")
         return list(examples)
-
-    def load(self) -> LoadedExamples:
-        """The checked rows of ``path``; a subclass may read a format of its own."""
-        return load_examples(self)
 
     @cached_property
     def _split(self) -> tuple[list[Example], list[Example]]:

@@ -1,13 +1,15 @@
 """Word problems as in GSM8K (arXiv 2110.14168): ``question``, and ``answer`` that ends in ``#### number``."""
 
 import re
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from posttrain.data.dataset import LoadedExamples, load_examples
-from posttrain.data.fields import FieldError
+from posttrain.data.dataset import resolve_columns
+from posttrain.data.fields import ExampleField, FieldError, example_from_values
 from posttrain.data.prompt_format import PromptFormat
+from posttrain.data.rows import Row
 from posttrain.rewards.reward import Reward
 from posttrain.tasks.file_task import FileTask
 from posttrain.types import Example
@@ -35,8 +37,11 @@ class GSM8KConfig(FileTask):
             raise ValueError("the columns of type gsm8k are question and answer; use type rows for a mapping")
         return self
 
-    def load(self) -> LoadedExamples:
-        return load_examples(self, {"prompt": "question", "demonstration": "answer"}, with_gold)
+    def columns_of(self, rows: Sequence[Row]) -> dict[ExampleField, str]:
+        return resolve_columns(self.path, rows, {"prompt": "question", "demonstration": "answer"})
+
+    def example(self, values: Mapping[str, Any], columns: Mapping[ExampleField, str], default_id: str) -> Example:
+        return with_gold(example_from_values(values, columns, {"prompt", "demonstration"}, self.format, default_id))
 
     def reward(self) -> Reward:
         """``math_answer``: equality of numbers and expressions, judged in worker processes."""

@@ -1,16 +1,15 @@
 """Questions with lettered options: MMLU-Pro's rows (arXiv 2406.01574), or one's own."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
-from posttrain.data.dataset import LoadedExamples, collect_examples, resolve_columns
+from posttrain.data.dataset import resolve_columns
 from posttrain.data.fields import ExampleField, FieldError, example_from_values
 from posttrain.data.prompt_format import PromptFormat
-from posttrain.data.rows import Row, read_rows
+from posttrain.data.rows import Row
 from posttrain.rewards.instructions.multiple_choice import MultipleChoiceReward
 from posttrain.rewards.reward import Reward
 from posttrain.tasks.file_task import FileTask
@@ -28,25 +27,20 @@ class MultipleChoiceTaskConfig(FileTask):
     options_column: str = "options"
     format: PromptFormat = Field(default_factory=lambda: PromptFormat(chat=True, template=PROMPT))
 
-    def load(self) -> LoadedExamples:
-        rows = read_rows(self.path, self.name, self.split, self.revision)
-        columns = resolve_columns(self.path, rows, {"answer": "answer", **self.columns})
-        stem = Path(self.path).name.split(".")[0]
-        return collect_examples(
-            self.path, rows, lambda row: self._example(row, columns, f"{stem}:{row.number}"), self.bad_rows
-        )
+    def columns_of(self, rows: Sequence[Row]) -> dict[ExampleField, str]:
+        return resolve_columns(self.path, rows, {"answer": "answer", **self.columns})
 
     def reward(self) -> Reward:
         """1 where the chosen letter is the answer."""
         return MultipleChoiceReward(letters=LETTERS).build()
 
-    def _example(self, row: Row, columns: Mapping[ExampleField, str], default_id: str) -> Example:
-        options = row.values.get(self.options_column)
+    def example(self, values: Mapping[str, Any], columns: Mapping[ExampleField, str], default_id: str) -> Example:
+        options = values.get(self.options_column)
         if not isinstance(options, list) or not 2 <= len(options) <= len(LETTERS):
             raise FieldError("options", self.options_column, f"is not a list of 2 to {len(LETTERS)} options")
         listed = "\n".join(f"{letter}) {option}" for letter, option in zip(LETTERS, options, strict=False))
-        question = row.values.get(columns["prompt"])
-        values = {**row.values, columns["prompt"]: f"{question}\n{listed}" if isinstance(question, str) else question}
+        if isinstance(question := values.get(columns["prompt"]), str):
+            values = {**values, columns["prompt"]: f"{question}\n{listed}"}
         example = example_from_values(values, columns, {"prompt", "answer"}, self.format, default_id)
         answer = str(example.answer).strip().upper()
         letter = LETTERS[int(answer)] if answer.isdigit() and int(answer) < len(LETTERS) else answer

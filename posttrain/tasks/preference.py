@@ -1,16 +1,14 @@
 """Preferences as data: for a prompt, completions ranked best first."""
 
 import math
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from pydantic import Field
 
 from posttrain.data.conversation import conversation
-from posttrain.data.dataset import LoadedExamples, collect_examples
-from posttrain.data.fields import FIELDS, FieldError, example_from_values
-from posttrain.data.rows import Row, read_rows
+from posttrain.data.fields import FIELDS, ExampleField, FieldError, example_from_values
+from posttrain.data.rows import Row
 from posttrain.tasks.file_task import FileTask
 from posttrain.types import Example
 
@@ -29,23 +27,17 @@ class PreferenceConfig(FileTask):
     rejected_column: str = "rejected"
     margin_column: str = Field(default="margin", description="a number; rows without it have margin 0")
 
-    def load(self) -> LoadedExamples:
-        columns = {name: name for name in FIELDS if name != "task"} | self.columns
-        stem = Path(self.path).name.split(".")[0]
+    def columns_of(self, rows: Sequence[Row]) -> dict[ExampleField, str]:
+        return {name: name for name in FIELDS if name != "task"} | self.columns
 
-        def convert(row: Row) -> Example:
-            values = self._ranked(row.values, columns["prompt"], columns["candidates"])
-            example = example_from_values(
-                values, columns, {"prompt", "candidates"}, self.format, default_id=f"{stem}:{row.number}"
-            )
-            example.task = "preference"
-            if len(set(example.candidates)) < max(2, len(example.candidates)):
-                problem = "has two equal completions, or fewer than two: nothing is preferred"
-                raise FieldError("candidates", columns["candidates"], problem)
-            return example
-
-        rows = read_rows(self.path, self.name, self.split, self.revision)
-        return collect_examples(self.path, rows, convert, self.bad_rows)
+    def example(self, values: Mapping[str, Any], columns: Mapping[ExampleField, str], default_id: str) -> Example:
+        ranked = self._ranked(values, columns["prompt"], columns["candidates"])
+        example = example_from_values(ranked, columns, {"prompt", "candidates"}, self.format, default_id)
+        example.task = "preference"
+        if len(set(example.candidates)) < max(2, len(example.candidates)):
+            problem = "has two equal completions, or fewer than two: nothing is preferred"
+            raise FieldError("candidates", columns["candidates"], problem)
+        return example
 
     def _ranked(self, values: Mapping[str, Any], prompt: str, candidates: str) -> dict[str, Any]:
         """``values`` with the pair as two candidates, and a margin under that name."""
