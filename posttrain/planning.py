@@ -80,7 +80,10 @@ def make_plan(job: Job[Any], launch: Launch) -> Plan:
     train, held_out = task.train_examples(), task.eval_examples()
     encoder = PromptEncoder(tokenizer, prompt_budget(job, shape.context))
     lengths = {"training": prompt_lengths(encoder, train), "held-out": prompt_lengths(encoder, held_out)}
-    plan.sections["Data"] = [(f"{name} examples", describe_lengths(values)) for name, values in lengths.items()]
+    plan.sections["Data"] = [
+        (f"{name} examples", f"{len(values):,}, prompts of {min(values)} to {max(values)} tokens" if values else "none")
+        for name, values in lengths.items()
+    ]
     supervised = job.warm_start or (job.trainer if isinstance(job.trainer, SFTConfig) else None)
     if supervised is not None:
         shown = job.warm_start_data.build().train_examples() if job.warm_start_data is not None else train
@@ -123,12 +126,6 @@ def prompt_budget(job: Job[Any], context: int) -> int | None:
 def prompt_lengths(encoder: PromptEncoder, examples: Sequence[Example]) -> list[int]:
     """Tokens of every prompt. Raises ``DataError`` for one that cannot be encoded or is too long."""
     return [len(encoder.prompt_ids(example)) for example in examples]
-
-
-def describe_lengths(lengths: Sequence[int]) -> str:
-    if not lengths:
-        return "none"
-    return f"{len(lengths):,}, prompts of {min(lengths)} to {max(lengths)} tokens"
 
 
 def demonstration_line(config: SFTConfig, tokenizer: Any, context: int, examples: Sequence[Example]) -> tuple[str, str]:
@@ -250,7 +247,12 @@ def memory_lines(job: Job[Any], shape: ModelShape, model: Any, launch: Launch) -
     dtype = job.model.dtype
     sizes = {name: trained_bytes(*size, dtype, launch) for name, size in held_models(job, shape, model).items()}
     if isinstance(job.trainer, PolicyTrainerConfig):
-        sizes |= engine_bytes(job, shape)
+        engine = job.engine
+        sizes["engine's weights"] = frozen_bytes(shape.parameters, getattr(engine, "dtype", dtype))
+        if hasattr(engine, "max_num_tokens"):
+            sizes["engine's cache, at most"] = float(engine.max_num_tokens * shape.cache_bytes_per_token)
+        elif hasattr(engine, "kv_cache_gib"):
+            sizes["engine's cache (on a CPU)"] = engine.kv_cache_gib * 2.0**30
         sizes["a chunk of logits"] = 2 * 4.0 * job.model.logits_chunk_size * model.config.vocab_size
     for name, size in sizes.items():
         yield name, human_bytes(size)
@@ -261,17 +263,6 @@ def memory_lines(job: Job[Any], shape: ModelShape, model: Any, launch: Launch) -
             "DeepSpeed's estimate",
             f"ZeRO-{launch.zero_stage}, policy only: {human_bytes(gpu)} a rank, {human_bytes(cpu)} of CPU a node",
         )
-
-
-def engine_bytes(job: Job[Any], shape: ModelShape) -> dict[str, float]:
-    """The engine's copy of the weights, and the most that its key-value cache takes."""
-    engine = job.engine
-    sizes = {"engine's weights": frozen_bytes(shape.parameters, getattr(engine, "dtype", job.model.dtype))}
-    if hasattr(engine, "max_num_tokens"):
-        sizes["engine's cache, at most"] = float(engine.max_num_tokens * shape.cache_bytes_per_token)
-    elif hasattr(engine, "kv_cache_gib"):
-        sizes["engine's cache (on a CPU)"] = engine.kv_cache_gib * 2.0**30
-    return sizes
 
 
 def warnings(config: PolicyTrainerConfig, examples: int) -> list[str]:

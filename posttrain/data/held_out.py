@@ -4,7 +4,7 @@ import zlib
 from collections.abc import Callable
 from itertools import islice
 
-MOST_LOOKED_AT = 1_000_000
+LOOKED_AT = 1_000_000  # at least, where tasks of a split are rare
 
 
 def is_one_in(share: int, text: str) -> bool:
@@ -14,5 +14,5 @@ def is_one_in(share: int, text: str) -> bool:
 
 def first_tasks(name: str, split: str, count: int, is_held_out: Callable[[int], bool]) -> list[str]:
     """``NAME/N`` for the first ``count`` numbers N of ``split``, train or eval; fewer where there are not so many."""
-    numbers = (number for number in range(MOST_LOOKED_AT) if is_held_out(number) == (split == "eval"))
+    numbers = (number for number in range(max(LOOKED_AT, 10 * count)) if is_held_out(number) == (split == "eval"))
     return [f"{name}/{number}" for number in islice(numbers, count)]
