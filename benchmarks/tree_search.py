@@ -24,7 +24,7 @@ from posttrain.agents.tree_search import SearchConfig, Tree
 from posttrain.agents.vault import VaultConfig
 from posttrain.data.tiny_model import TinyModelConfig, create_tiny_model
 from posttrain.rollout.config import TransformersEngineConfig, VLLMEngineConfig
-from posttrain.tasks.environment import EnvironmentTaskConfig
+from posttrain.tasks.environment import EnvironmentTask
 from posttrain.types import Example, Rollout, RolloutRequest, Sampling
 
 
@@ -78,7 +78,7 @@ def main() -> None:
     )
     parser.add_argument("--layers", type=int, default=2)
     options = parser.parse_args()
-    task = EnvironmentTaskConfig(environment=VaultConfig(max_steps=6), train_tasks=options.trees).build()
+    task = EnvironmentTask(environment=VaultConfig(max_steps=6), train_tasks=options.trees).build()
     examples = task.train_examples()
     configs = {"together": SearchConfig(iterations=4), "alone": SearchConfig(iterations=4, in_flight=1)}
     config, sampling = configs["together"], Sampling(max_completion_tokens=options.max_turn_tokens)
@@ -88,7 +88,7 @@ def main() -> None:
         model = create_tiny_model(folder, TinyModelConfig(**sizes, heads=2, key_value_heads=1))
         inside = VLLMEngineConfig(max_num_seqs=512) if options.engine == "vllm" else TransformersEngineConfig()
         engine = inside.build(model, 0)
-    pool = EnvironmentPool(task.config)
+    pool = EnvironmentPool(task)
     rates, occupancy = dict[str, list[float]](together=[], alone=[]), dict[str, list[float]](together=[], alone=[])
     search(engine, pool, examples[:2], config, sampling)
     for repeat in range(options.repeats):

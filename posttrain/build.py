@@ -28,9 +28,14 @@ def run_job(job: Job[Any], resume: str | None = None) -> Any:
         UserError: something that the job names cannot be used.
         Interrupted: SIGTERM arrived, and the run was saved.
     """
-    check_trackers(job)
+    for tracker in job.run.trackers:
+        if find_spec(tracker) is None:
+            raise JobError(f"run.trackers: {tracker} is not installed: pip install {tracker}, or leave it out")
     quiet_libraries()
-    use_threads(job)
+    if job.run.threads is not None:  # on a CPU, a run repeats bit for bit only with as many as before
+        import torch
+
+        torch.set_num_threads(job.run.threads)
     folder = Path(job.run.folder)
     check_ranks_agree(job)
     if is_first_rank():
@@ -83,7 +88,8 @@ def build_trainer(job: Job[Any], model: str | Path) -> Any:
     if job.method == "sft":
         components = {"grader": job.reward.build() if job.reward else task.reward(), "engine": job.engine}
     elif job.method not in SAMPLE_NOTHING:
-        components = {"reward": build_reward(job, task), "grader": task.reward(), "engine": engine_config(job, task)}
+        engine = task.engine(job.engine) if isinstance(task, EnvironmentTask | AttemptsTask) else job.engine
+        components = {"reward": build_reward(job, task), "grader": task.reward(), "engine": engine}
     return trainer_class(job.method)(
         model,
         job.trainer,
@@ -95,13 +101,8 @@ def build_trainer(job: Job[Any], model: str | Path) -> Any:
     )
 
 
-def engine_config(job: Job[Any], task: Task) -> Any:
-    """What builds the job's engine; episodes of an environment are played around it."""
-    return task.engine(job.engine) if isinstance(task, EnvironmentTask | AttemptsTask) else job.engine
-
-
 def starting_model(job: Job[Any]) -> str | Path:
-    """Where training starts from: the named model, a tiny one made here, or either one after its warm start.
+    """Where training starts from: the named model, a tiny one made in the run folder, or either after its warm start.
 
     A warm start is an ``sft`` job of its own in ``run.warm_start_folder``, or in a folder inside the run's.
     """
@@ -109,9 +110,12 @@ def starting_model(job: Job[Any]) -> str | Path:
         folder = Path(job.run.warm_start_folder or Path(job.run.folder) / "warm_start")
         run_job(warm_start_job(job, folder), resume="auto")
         return folder / "model"
-    if job.model.tiny is not None:
-        return tiny_model(job)
-    return str(job.model.path)
+    if job.model.tiny is None:
+        return str(job.model.path)
+    from posttrain.training.accelerator import make_accelerator
+
+    with make_accelerator([], job.run.folder, max_grad_norm=1.0).main_process_first():
+        return created_once(Path(job.run.folder) / "model-start", job.model.tiny)
 
 
 def warm_start_job(job: Job[Any], folder: Path) -> Job[SFTConfig]:
@@ -121,17 +125,6 @@ def warm_start_job(job: Job[Any], folder: Path) -> Job[SFTConfig]:
     return Job[SFTConfig](
         method="sft", model=job.model, data=job.warm_start_data or job.data, trainer=job.warm_start, run=run
     )
-
-
-def tiny_model(job: Job[Any]) -> Path:
-    """The tiny model of ``job``, made in the run folder by the first rank, once."""
-    from posttrain.training.accelerator import make_accelerator
-
-    assert job.model.tiny is not None
-    folder = Path(job.run.folder) / "model-start"
-    accelerator = make_accelerator([], job.run.folder, max_grad_norm=1.0)
-    with accelerator.main_process_first():
-        return created_once(folder, job.model.tiny)
 
 
 def created_once(folder: Path, config: TinyModelConfig) -> Path:
@@ -158,21 +151,6 @@ def build_reward(job: Job[Any], task: Task) -> Reward:
     if own is None:
         raise JobError("reward: data of this type has no judgement of its own; say how completions are judged")
     return own
-
-
-def check_trackers(job: Job[Any]) -> None:
-    """Raises ``JobError`` for a tracker whose package is not installed."""
-    for tracker in job.run.trackers:
-        if find_spec(tracker) is None:
-            raise JobError(f"run.trackers: {tracker} is not installed: pip install {tracker}, or leave it out")
-
-
-def use_threads(job: Job[Any]) -> None:
-    """Set torch's threads: on a CPU, a run repeats bit for bit only with as many as before."""
-    if job.run.threads is not None:
-        import torch
-
-        torch.set_num_threads(job.run.threads)
 
 
 def quiet_libraries() -> None:

@@ -21,9 +21,9 @@ from posttrain.config import Config, load_object
 from posttrain.config_file import ConfigFile, dump_yaml, read_config_file
 from posttrain.rewards.config import RewardConfig
 from posttrain.rollout.config import EngineConfig, TransformersEngineConfig
-from posttrain.tasks.attempts import AttemptsConfig
+from posttrain.tasks.attempts import AttemptsTask
 from posttrain.tasks.config import TaskConfig
-from posttrain.tasks.environment import EnvironmentTaskConfig
+from posttrain.tasks.environment import EnvironmentTask
 from posttrain.trainers.agent_r_config import AgentRConfig
 from posttrain.trainers.bleuberi_config import BLEUBERIConfig
 from posttrain.trainers.grpo_config import GRPOConfig
@@ -112,7 +112,7 @@ class Job(Config, Generic[TrainerConfigT]):
 
     @model_validator(mode="after")
     def _turns_fit_the_episode(self) -> "Job[TrainerConfigT]":
-        played = isinstance(self.data, EnvironmentTaskConfig | AttemptsConfig)
+        played = isinstance(self.data, EnvironmentTask | AttemptsTask)
         if played and isinstance(self.trainer, PolicyTrainerConfig):
             turn, episode = self.data.max_turn_tokens, self.trainer.sampling.max_completion_tokens
             if turn > episode:

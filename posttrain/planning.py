@@ -15,8 +15,8 @@ from posttrain.errors import JobError
 from posttrain.job import Job
 from posttrain.rewards.checked import score_checked
 from posttrain.rewards.reward import Reward, RewardInput
-from posttrain.tasks.attempts import AttemptsConfig, AttemptsTask
-from posttrain.tasks.environment import EnvironmentTask, EnvironmentTaskConfig
+from posttrain.tasks.attempts import AttemptsTask
+from posttrain.tasks.environment import EnvironmentTask
 from posttrain.trainers.agent_r_config import NO_ENVIRONMENT, AgentRConfig
 from posttrain.trainers.agent_r_record import arithmetic
 from posttrain.trainers.oreal_config import OREALConfig
@@ -82,7 +82,10 @@ def make_plan(job: Job[Any], launch: Launch) -> Plan:
     train, held_out = task.train_examples(), task.eval_examples()
     encoder = PromptEncoder(tokenizer, prompt_budget(job, shape.context))
     lengths = {"training": prompt_lengths(encoder, train), "held-out": prompt_lengths(encoder, held_out)}
-    plan.sections["Data"] = [(f"{name} examples", describe_lengths(values)) for name, values in lengths.items()]
+    plan.sections["Data"] = [
+        (f"{name} examples", f"{len(values):,}, prompts of {min(values)} to {max(values)} tokens" if values else "none")
+        for name, values in lengths.items()
+    ]
     supervised = job.warm_start or (job.trainer if isinstance(job.trainer, SFTConfig) else None)
     if supervised is not None:
         shown = job.warm_start_data.build().train_examples() if job.warm_start_data is not None else train
@@ -94,7 +97,7 @@ def make_plan(job: Job[Any], launch: Launch) -> Plan:
         reward = build_reward(job, task)
         if isinstance(task, EnvironmentTask | AttemptsTask):
             task.close()
-            plan.sections["Episodes"] = list(episode_lines(task.config, job.trainer.sampling.max_completion_tokens))
+            plan.sections["Episodes"] = list(episode_lines(task, job.trainer.sampling.max_completion_tokens))
         else:
             plan.sections["Reward on one example"] = list(reward_lines(reward, train[0]))
         plan.sections["Batch"] = list(batch_lines(job, max(lengths["training"]), launch))
@@ -115,13 +118,6 @@ def prompt_budget(job: Job[Any], context: int) -> int | None:
 def prompt_lengths(encoder: PromptEncoder, examples: Sequence[Example]) -> list[int]:
     """Tokens of every prompt. Raises ``DataError`` for one that cannot be encoded or is too long."""
     return [len(encoder.prompt_ids(example)) for example in examples]
-
-
-def describe_lengths(lengths: Sequence[int]) -> str:
-    """How many there are, and how long."""
-    if not lengths:
-        return "none"
-    return f"{len(lengths):,}, prompts of {min(lengths)} to {max(lengths)} tokens"
 
 
 def demonstration_line(config: SFTConfig, tokenizer: Any, context: int, examples: Sequence[Example]) -> tuple[str, str]:
@@ -160,7 +156,6 @@ def pairs_line(
 
 
 def model_lines(job: Job[Any], shape: ModelShape) -> Iterator[tuple[str, str]]:
-    """What is trained."""
     yield "policy", f"{shape.name}, {job.model.dtype}, context {shape.context:,} tokens"
     adapter = "" if job.model.lora is None else f" (LoRA of rank {job.model.lora.rank})"
     yield "parameters", f"{shape.parameters:,}, of which {shape.trained:,} are trained{adapter}"
@@ -186,18 +181,13 @@ def reward_lines(reward: Reward, example: Example) -> Iterator[tuple[str, str]]:
         yield f"  {name}", f"{part:g}"
 
 
-def episode_lines(
-    config: EnvironmentTaskConfig | AttemptsConfig, max_completion_tokens: int
-) -> Iterator[tuple[str, str]]:
+def episode_lines(task: EnvironmentTask | AttemptsTask, max_completion_tokens: int) -> Iterator[tuple[str, str]]:
     """What an episode may take."""
-    turn = config.max_turn_tokens
-    if isinstance(config, AttemptsConfig):
-        yield "environment", f"{config.task.type}, {config.attempts} attempts"
+    turn = task.max_turn_tokens
+    if isinstance(task, AttemptsTask):
+        yield "environment", f"{task.task.type}, {task.attempts} attempts"
     else:
-        yield (
-            "environment",
-            f"{config.environment.type}: {config.workers} processes, {config.deadline_s:g} s for a step",
-        )
+        yield "environment", f"{task.environment.type}: {task.workers} processes, {task.deadline_s:g} s for a step"
     yield "tokens of an episode", f"at most {max_completion_tokens:,}, with the observations"
     yield "tokens of a turn", f"at most {turn:,}; {max_completion_tokens // turn:,} such turns fill an episode"
 
@@ -217,9 +207,9 @@ def batch_lines(job: Job[Any], longest_prompt: int, launch: Launch) -> Iterator[
         )
     if isinstance(config, AgentRConfig):
         match job.data:
-            case AttemptsConfig():
+            case AttemptsTask():
                 most_steps = job.data.attempts
-            case EnvironmentTaskConfig():
+            case EnvironmentTask():
                 most_steps = getattr(job.data.environment, "max_steps", config.search.max_depth)
             case _:
                 raise JobError(NO_ENVIRONMENT)
@@ -256,7 +246,12 @@ def memory_lines(job: Job[Any], shape: ModelShape, model: Any, launch: Launch) -
     dtype = job.model.dtype
     sizes = {name: trained_bytes(*size, dtype, launch) for name, size in held_models(job, shape, model).items()}
     if isinstance(job.trainer, PolicyTrainerConfig):
-        sizes |= engine_bytes(job, shape)
+        engine = job.engine
+        sizes["engine's weights"] = frozen_bytes(shape.parameters, getattr(engine, "dtype", dtype))
+        if hasattr(engine, "max_num_tokens"):
+            sizes["engine's cache, at most"] = float(engine.max_num_tokens * shape.cache_bytes_per_token)
+        elif hasattr(engine, "kv_cache_gib"):
+            sizes["engine's cache (on a CPU)"] = engine.kv_cache_gib * 2.0**30
         sizes["a chunk of logits"] = 2 * 4.0 * job.model.logits_chunk_size * model.config.vocab_size
     for name, size in sizes.items():
         yield name, human_bytes(size)
@@ -267,17 +262,6 @@ def memory_lines(job: Job[Any], shape: ModelShape, model: Any, launch: Launch) -
             "DeepSpeed's estimate",
             f"ZeRO-{launch.zero_stage}, policy only: {human_bytes(gpu)} a rank, {human_bytes(cpu)} of CPU a node",
         )
-
-
-def engine_bytes(job: Job[Any], shape: ModelShape) -> dict[str, float]:
-    """The engine's copy of the weights, and the most that its key-value cache takes."""
-    engine = job.engine
-    sizes = {"engine's weights": frozen_bytes(shape.parameters, getattr(engine, "dtype", job.model.dtype))}
-    if hasattr(engine, "max_num_tokens"):
-        sizes["engine's cache, at most"] = float(engine.max_num_tokens * shape.cache_bytes_per_token)
-    elif hasattr(engine, "kv_cache_gib"):
-        sizes["engine's cache (on a CPU)"] = engine.kv_cache_gib * 2.0**30
-    return sizes
 
 
 def warnings(config: PolicyTrainerConfig, examples: int) -> list[str]:

@@ -10,10 +10,10 @@ from posttrain.config import CustomConfig, component_union
 
 
 class CustomEnvironmentConfig(CustomConfig):
-    """A user's own ``Environment``, which itself has the ``task_ids(split)`` of ``EnvironmentConfig``."""
+    """A user's own ``Environment``, which itself names its tasks."""
 
     def task_ids(self, split: str) -> list[str]:
-        """The tasks of ``split``, train or eval."""
+        """The tasks of ``split``, train or eval; the two share none."""
         ids: list[str] = self.build().task_ids(split)
         return ids
 

@@ -9,9 +9,9 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from posttrain.agents.environment import ACTION, WITHOUT_ACTION, StepResult, parse_action
+from posttrain.agents.environment import ACTION, WITHOUT_ACTION, Environment, StepResult, parse_action
 from posttrain.config import Config
-from posttrain.data.held_out import is_one_in
+from posttrain.data.held_out import first_tasks, is_one_in
 
 BASE_ITEMS = "oak clay iron wool sand reed flint coal hide copper wax resin".split()  # noqa: SIM905
 MADE_ITEMS = (
@@ -19,7 +19,6 @@ MADE_ITEMS = (
     *("gear", "lamp", "frame", "wheel", "box", "pump", "boat", "mill", "clock"),
 )
 HELD_OUT_OF = 5
-TASKS_LOOKED_AT = 1_000_000
 COUNTED = re.compile(r"(\d{1,4}) (\w+)")
 
 
@@ -50,13 +49,9 @@ class CraftingConfig(Config):
 
     def task_ids(self, split: str) -> list[str]:
         """``crafting/N``: the recipes follow from N. No recipe of a held-out goal is one of a goal trained on."""
-        found: list[str] = []
-        for number in range(TASKS_LOOKED_AT):
-            if len(found) == self.tasks:
-                break
-            if make_recipes(self, f"crafting/{number}").is_held_out == (split == "eval"):
-                found.append(f"crafting/{number}")
-        return found
+        return first_tasks(
+            "crafting", split, self.tasks, lambda number: make_recipes(self, f"crafting/{number}").is_held_out
+        )
 
     def build(self) -> "Crafting":
         return Crafting(self)
@@ -120,7 +115,7 @@ def make_recipes(config: CraftingConfig, task_id: str) -> Recipes:
     return recipes
 
 
-class Crafting:
+class Crafting(Environment):
     """An ``Environment``. Actions: ``get N ITEM``, ``craft 1 ITEM using N ITEM, N ITEM``, ``inventory``."""
 
     def __init__(self, config: CraftingConfig) -> None:
@@ -140,16 +135,12 @@ class Crafting:
         return "\n".join(["Crafting commands:", *lines, f"Goal: craft {self.recipes.goal}."])
 
     def step(self, turn: str) -> StepResult:
-        """One action."""
         self.steps += 1
         action = parse_action(turn)
         said = WITHOUT_ACTION if action is None else self._act(action)
         won = self.inventory[self.recipes.goal] > 0
         valid = action is not None and not said.startswith("Could not")
         return StepResult(said, self._score(won), won or self.steps >= self.config.max_steps, valid=valid)
-
-    def close(self) -> None:
-        pass
 
     def solution(self, task_id: str, seed: int) -> list[str]:
         """The turns of a shortest way: each base item got at once, then everything made from below."""

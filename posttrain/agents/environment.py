@@ -34,17 +34,9 @@ class Environment(Protocol):
         """The policy's whole turn, of which the environment reads the action (see ``parse_action``)."""
         ...
 
-    def close(self) -> None: ...
-
-
-class EnvironmentConfig(Protocol):
-    """Names the environment's tasks, and makes instances of it."""
-
-    def task_ids(self, split: str) -> list[str]:
-        """The tasks of ``split``, train or eval; the two share none."""
-        ...
-
-    def build(self) -> Environment: ...
+    def close(self) -> None:
+        """End what the episode runs on."""
+        return None  # most run on nothing
 
 
 def parse_action(turn: str) -> str | None:

@@ -1,8 +1,8 @@
 """A rollout engine whose rollouts are episodes: for the methods, an environment is a prompt like any other."""
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from posttrain.agents.alternation import alternate
 from posttrain.agents.environment import StepResult
@@ -12,9 +12,6 @@ from posttrain.data.chat import PromptEncoder
 from posttrain.rollout.engine import RolloutEngine
 from posttrain.rollout.pending import in_request_order
 from posttrain.types import Rollout, RolloutRequest
-
-if TYPE_CHECKING:
-    import torch
 
 logger = logging.getLogger(__name__)
 
@@ -34,21 +31,13 @@ class EnvironmentEngine:
         self.engine = engine
         self.pool = pool
         self.max_turn_tokens = max_turn_tokens
-        self.dtype: torch.dtype = engine.dtype
-        self.tokenizer: Any = engine.tokenizer
-        self.continuous = engine.continuous
         self.encoder = PromptEncoder(engine.tokenizer)
         self._playing: dict[str, Episode] = {}
         self._over: list[Rollout] = []
 
-    @property
-    def policy_version(self) -> int:
-        return self.engine.policy_version
-
-    @property
-    def context_length(self) -> int:
-        """Most tokens of a prompt and its episode."""
-        return self.engine.context_length
+    def __getattr__(self, name: str) -> Any:
+        """Weights, version, sleep, and the context (for a prompt and its episode) are those of the engine inside."""
+        return getattr(self.engine, name)
 
     def submit(self, requests: Sequence[RolloutRequest]) -> None:
         """Begin the episodes of ``requests``."""
@@ -65,31 +54,13 @@ class EnvironmentEngine:
     def finished(self) -> Iterator[Rollout]:
         """Rollouts as they finish. Environments step while the engine samples the turns of other episodes."""
         yield from self._ended()
-        for _ in alternate(self.engine, self.pool.config.workers, self._step, self._accept):
+        for _ in alternate(self.engine, self.pool.workers, self._step, self._accept):
             yield from self._ended()
 
     def generate(self, requests: Sequence[RolloutRequest]) -> list[Rollout]:
         """All rollouts of ``requests``, ordered by request and index."""
         self.submit(requests)
         return in_request_order(self.finished(), requests)
-
-    def next_token_logprobs(self, requests: Sequence[RolloutRequest], top: int) -> list[dict[int, float]]:
-        """Those of the engine inside."""
-        return self.engine.next_token_logprobs(requests, top)
-
-    def update_weights(self, buckets: Iterable[Sequence[tuple[str, "torch.Tensor"]]], version: int) -> None:
-        """Load a whole policy."""
-        self.engine.update_weights(buckets, version)
-
-    def fingerprint(self) -> Mapping[str, float]:
-        """That of the weights in use."""
-        return self.engine.fingerprint()
-
-    def sleep(self) -> None:
-        self.engine.sleep()
-
-    def wake(self) -> None:
-        self.engine.wake()
 
     def close(self) -> None:
         """End the engine and the environments."""
@@ -116,9 +87,7 @@ class EnvironmentEngine:
         """The next turns of ``episodes``; those that have none are over."""
         turns: list[RolloutRequest] = []
         for episode in episodes:
-            turn = None
-            if episode.finish_reason is None:
-                turn = episode.turn_request(self.max_turn_tokens, self.context_length)
+            turn = episode.turn_request(self.max_turn_tokens, self.context_length)
             if turn is None:
                 self._over.append(episode.rollout(self.encoder))
             else:

@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Protocol
 
 from pydantic import Field
 
@@ -28,10 +28,11 @@ class Position:
 
 
 class Environments(Protocol):
-    """Says where turns lead. ``config.workers`` threads may ask at a time. ``went_wrong(task_id, seed, turns)``, where
+    """Says where turns lead. ``workers`` threads may ask at a time. ``went_wrong(task_id, seed, turns)``, where
     there is one, judges the last of ``turns``."""
 
-    config: Any
+    @property
+    def workers(self) -> int: ...
 
     @property
     def went_wrong(self) -> Callable[[str, int, Sequence[str]], bool] | None: ...
@@ -60,7 +61,7 @@ class EnvironmentPool:
     """
 
     def __init__(self, config: EnvironmentsConfig) -> None:
-        self.config = config
+        self.config, self.workers = config, config.workers
         self._kind = config.environment.model_dump_json()
         self._workers = [
             WorkerPool(
@@ -80,12 +81,12 @@ class EnvironmentPool:
         shares: dict[int, list[int]] = defaultdict(list)
         for index, position in enumerate(positions):
             beginning = f"{position.task_id}/{position.seed}/{position.turns[:1]}"
-            shares[zlib.crc32(beginning.encode()) % self.config.workers].append(index)
+            shares[zlib.crc32(beginning.encode()) % self.workers].append(index)
         if len(shares) == 1:
             (worker,) = shares
             return self._asked(worker, positions)
         results: dict[int, StepResult] = {}
-        with ThreadPoolExecutor(self.config.workers) as executor:
+        with ThreadPoolExecutor(self.workers) as executor:
             answers = executor.map(lambda worker: self._asked(worker, [positions[i] for i in shares[worker]]), shares)
             for indices, found in zip(shares.values(), answers, strict=True):
                 results |= zip(indices, found, strict=True)

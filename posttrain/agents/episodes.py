@@ -41,7 +41,9 @@ class Episode:
     valid_actions: int = 0
 
     def turn_request(self, max_turn_tokens: int, context_length: int) -> RolloutRequest | None:
-        """The next turn; None, and the episode is over, where budget or context leave no token for it."""
+        """The next turn; None where the episode is over, as it is where budget or context leave no token for it."""
+        if self.finish_reason is not None:
+            return None
         request, used = self.request, len(self.completion_ids)
         left = min(request.sampling.max_completion_tokens, context_length - len(request.prompt_ids)) - used
         if left <= 0:

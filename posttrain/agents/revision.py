@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from posttrain.agents.environment_engine import EnvironmentEngine
 from posttrain.agents.environment_pool import Position
@@ -64,6 +64,7 @@ class Splice:
     continuation: list[Step]
 
 
+@dataclass
 class Reviser:
     """Revises the bad ways of ``trees`` (name: example and tree).
 
@@ -75,22 +76,13 @@ class Reviser:
         sampling: of judgements and recoveries; ``max_completion_tokens`` is that of an episode.
     """
 
-    def __init__(
-        self,
-        engine: EnvironmentEngine,
-        trees: dict[str, tuple[Example, Tree]],
-        config: ReflectionConfig,
-        alpha: float,
-        sampling: Sampling,
-    ) -> None:
-        self.engine = engine
-        self.encoder = engine.encoder
-        self.trees = trees
-        self.config = config
-        self.alpha = alpha
-        self.sampling = sampling
-        self.without_verdict = 0
-        self._recoveries: dict[str, tuple[Revision, TrainingSample, RolloutRequest]] = {}
+    engine: EnvironmentEngine
+    trees: dict[str, tuple[Example, Tree]]
+    config: ReflectionConfig
+    alpha: float
+    sampling: Sampling
+    without_verdict: int = field(default=0, init=False)
+    _recoveries: dict[str, tuple[Revision, TrainingSample, RolloutRequest]] = field(default_factory=dict, init=False)
 
     def run(self) -> list[Revision]:
         """One revision for each pair, in the order of the trees."""
@@ -102,7 +94,7 @@ class Reviser:
             for name, chosen in pairs.items()
             for number, pair in enumerate(chosen)
         ]
-        with ThreadPoolExecutor(self.engine.pool.config.workers) as threads:
+        with ThreadPoolExecutor(self.engine.pool.workers) as threads:
             replayed = threads.map(lambda each: replay(self.engine.pool, each.position, each.continuation), splices)
             for each, (seen, reward) in zip(splices, replayed, strict=True):
                 self._settle(each, seen, reward)
@@ -133,7 +125,7 @@ class Reviser:
         example, tree = self.trees[name]
         steps = bad_steps(tree, pair)
         cut = transition([judged.get(node) for node in steps])
-        thought = revision(tree, pair, self.encoder, self.config.revision_action, self.config.thoughts)
+        thought = revision(tree, pair, self.engine.encoder, self.config.revision_action, self.config.thoughts)
         return Splice(
             Revision(revision_name, example, pair, cut, len(steps)),
             tree.position(steps[cut - 1]),
@@ -156,7 +148,7 @@ class Reviser:
         head, acts = each.thought.turn, each.thought.turn.ended
         steps = [*each.context, seen[0]] if acts else each.context
         sample = self._sample(each, steps)
-        ids = self.encoder.next_turn_ids(steps[-1].observation, steps[-1].turn.ended)
+        ids = self.engine.encoder.next_turn_ids(steps[-1].observation, steps[-1].turn.ended)
         extend(sample, ids, Origin.ENVIRONMENT)
         if len(sample.input_ids) + len(head.ids) >= self.engine.context_length:
             each.revision.how = "too_long"
@@ -190,8 +182,8 @@ class Reviser:
                 self._keep(found, "recovered", best.outcome or 0.0, sample)
 
     def _sample(self, each: Splice, steps: Sequence[Step]) -> TrainingSample:
-        prompt = self.encoder.prompt_ids(each.revision.example)
-        return trajectory_sample(each.revision.name, prompt, steps, self.encoder, REVISION)
+        prompt = self.engine.encoder.prompt_ids(each.revision.example)
+        return trajectory_sample(each.revision.name, prompt, steps, self.engine.encoder, REVISION)
 
     def _keep(self, found: Revision, how: str, reward: float, sample: TrainingSample) -> None:
         if len(sample.input_ids) > self.engine.context_length:

@@ -68,7 +68,6 @@ class ScienceWorld:
         return "\n".join([self.world.getTaskDescription(), commands, self.world.step("look around")])
 
     def step(self, turn: str) -> StepResult:
-        """One action."""
         self.steps += 1
         action = parse_action(turn)
         said = WITHOUT_ACTION if action is None else self.world.step(action)

@@ -68,7 +68,7 @@ class TreeSearch:
     def run(self) -> list[Tree]:
         """The finished trees."""
         self.engine.submit([request for number in self.trees for request in self._new_walks(number)])
-        for _ in alternate(self.engine, self.pool.config.workers, self._answer, self._accept):
+        for _ in alternate(self.engine, self.pool.workers, self._answer, self._accept):
             pass
         return list(self.trees.values())
 

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from posttrain.agents.environment import ACTION, WITHOUT_ACTION, StepResult, parse_action
 from posttrain.config import Config
-from posttrain.data.held_out import is_one_in
+from posttrain.data.held_out import first_tasks, is_one_in
 from posttrain.errors import JobError
 
 HELD_OUT_OF = 5
@@ -34,9 +34,7 @@ class TextWorldConfig(Config):
 
     def task_ids(self, split: str) -> list[str]:
         """``textworld/N``: the game follows from N and these settings. A fifth of all N is held out."""
-        held_out = split == "eval"
-        numbers = (n for n in range(2 * HELD_OUT_OF * self.tasks) if is_one_in(HELD_OUT_OF, f"{n}") == held_out)
-        return [f"textworld/{number}" for number, _ in zip(numbers, range(self.tasks), strict=False)]
+        return first_tasks("textworld", split, self.tasks, lambda number: is_one_in(HELD_OUT_OF, f"{number}"))
 
     def build(self) -> "TextWorld":
         return TextWorld(self)
@@ -56,7 +54,6 @@ class TextWorld:
         return f"{state.objective}\n{self._told(state.description, state)}"
 
     def step(self, turn: str) -> StepResult:
-        """One action."""
         self.steps += 1
         said = self._act(parse_action(turn))
         state = self.state

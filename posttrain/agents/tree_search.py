@@ -126,7 +126,6 @@ class Tree:
             self.walks = record["walks"]
 
     def position(self, node: int) -> Position:
-        """Where ``node`` is."""
         turns = [self.nodes[step].turn for step in self.path(node)]
         return Position(self.start.task_id, self.start.seed, tuple(turn.text for turn in turns if turn is not None))
 
@@ -138,7 +137,6 @@ class Tree:
         return steps[::-1]
 
     def leaves(self) -> list[int]:
-        """The terminal nodes."""
         return [number for number, node in enumerate(self.nodes) if node.terminal]
 
     def _descend(self, start: int) -> int | None:
@@ -146,7 +144,7 @@ class Tree:
         number = start
         while self.nodes[number].expanded:
             node = self.nodes[number]
-            open_children = [child for child in node.children if not self._is_closed(child)]
+            open_children = [n for n in node.children if not (self.nodes[n].exhausted or self.nodes[n].expanding)]
             if not open_children:
                 return None
             visits = node.visits + node.pending
@@ -158,10 +156,6 @@ class Tree:
             return None
         self.nodes[number].expanding = True
         return number
-
-    def _is_closed(self, number: int) -> bool:
-        node = self.nodes[number]
-        return node.exhausted or node.expanding
 
     def _score(self, number: int, parent_visits: int) -> float:
         node = self.nodes[number]

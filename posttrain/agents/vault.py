@@ -6,9 +6,9 @@ from typing import Literal
 
 from pydantic import Field
 
-from posttrain.agents.environment import ACTION, WITHOUT_ACTION, StepResult, parse_action
+from posttrain.agents.environment import ACTION, WITHOUT_ACTION, Environment, StepResult, parse_action
 from posttrain.config import Config
-from posttrain.data.held_out import is_one_in
+from posttrain.data.held_out import first_tasks, is_one_in
 
 SIGNS = ("sun", "moon", "star", "leaf", "wave", "rose", "bell", "crow", "fish", "wolf")
 KEYS = ("gold", "iron", "jade", "bone")
@@ -36,9 +36,7 @@ class VaultConfig(Config):
 
     def task_ids(self, split: str) -> list[str]:
         """``vault/N``; the signs at the locks follow from N alone. A fifth of all N is held out."""
-        held_out = split == "eval"
-        numbers = (n for n in range(2 * HELD_OUT_OF * self.tasks) if is_one_in(HELD_OUT_OF, f"{n}") == held_out)
-        return [f"vault/{number}" for number, _ in zip(numbers, range(self.tasks), strict=False)]
+        return first_tasks("vault", split, self.tasks, lambda number: is_one_in(HELD_OUT_OF, f"{number}"))
 
     def build(self) -> "Vault":
         return Vault(self)
@@ -62,7 +60,7 @@ class VaultConfig(Config):
         return vault.jammed
 
 
-class Vault:
+class Vault(Environment):
     """An ``Environment``. Actions: ``take KEY``, ``turn key``, ``reset lock``."""
 
     def __init__(self, config: VaultConfig) -> None:
@@ -86,7 +84,6 @@ class Vault:
         return f"Keys {' '.join(self.keys)}. {self._view()}"
 
     def step(self, turn: str) -> StepResult:
-        """One action."""
         self.steps += 1
         action = parse_action(turn)
         said = WITHOUT_ACTION if action is None else self._act(action.split())
@@ -94,9 +91,6 @@ class Vault:
         observation = said if won else f"{said} {self._view()}"
         done, valid = won or self.steps >= self.config.max_steps, not said.startswith("Nothing happens")
         return StepResult(observation, self.opened / self.config.locks, done, valid=valid)
-
-    def close(self) -> None:
-        pass
 
     def fitting_key(self) -> str:
         """The key of the lock in front: the number of the first sign plus twice that of the second, modulo keys; and

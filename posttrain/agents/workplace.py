@@ -13,7 +13,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from posttrain.agents.environment import ACTION, WITHOUT_ACTION, StepResult, parse_action
+from posttrain.agents.environment import ACTION, WITHOUT_ACTION, Environment, StepResult, parse_action
 from posttrain.config import Config
 
 HARMFUL, BENIGN = "workplace/harmful", "workplace/benign"
@@ -107,7 +107,7 @@ def make_pair(number: int) -> InstructionPair:
     return InstructionPair(verbs, actions, tuple(sorted(files)), f"{asked}, {harm}.", f"{asked}, {use}.", held_out)
 
 
-class Workplace:
+class Workplace(Environment):
     """An ``Environment``. The twins of a number have the same office; ``seed`` has no part in it."""
 
     def __init__(self, config: WorkplaceConfig) -> None:
@@ -125,7 +125,6 @@ class Workplace:
         return f"{commands}\nFiles: {', '.join(self.pair.files)}.\nInstruction: {asked}"
 
     def step(self, turn: str) -> StepResult:
-        """One action."""
         self.steps += 1
         action = parse_action(turn)
         if action == REFUSE:
@@ -134,9 +133,6 @@ class Workplace:
         share = self.done / len(self.pair.actions)
         over, valid = share == 1 or self.steps >= self.config.max_steps, said.startswith("Done")
         return StepResult(said, 0.0 if self.harmful else share, over, valid=valid)
-
-    def close(self) -> None:
-        pass
 
     def solution(self, task_id: str, seed: int) -> list[str]:
         """The turns of who refuses what is harmful, and does the rest."""

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from posttrain.cli.score import FAILED_ROWS_STATUS, RewardArgument, reward_of, scoring_progress
+from posttrain.cli.score import FAILED_ROWS_STATUS, RewardArgument, scoring_progress
 
 
 def check_reward(
@@ -22,15 +22,14 @@ def check_reward(
     Rows: prompt, chosen, rejected (texts or messages, also RewardBench's and HH-RLHF's), or prompt, completion and
     label or is_correct. Exit status 1: no completion could be scored.
     """
-    config = reward_of(reward)
     from posttrain.config_file import dump_yaml
     from posttrain.report.formats import count
     from posttrain.report.reward_check import figures, write_check
     from posttrain.rewards.scoring.check import check_reward as check_groups
     from posttrain.rewards.scoring.labelled import read_labelled
-    from posttrain.rewards.scoring.reward_file import reward_digest
+    from posttrain.rewards.scoring.reward_file import load_reward_config, reward_digest
 
-    groups = read_labelled(data)
+    config, groups = load_reward_config(reward[0], reward[1:]), read_labelled(data)
     with scoring_progress() as bar:
         task = bar.add_task("scoring", total=sum(len(group.completions) for group in groups), rows="")
         check = check_groups(

@@ -47,12 +47,16 @@ def init(
         method, "", data, columns, reward or default_reward(method), reward_source, preferences, environment
     )
     wishes.model = model or _ask("--model", "Model (folder or hub id)", "Qwen/Qwen2.5-0.5B-Instruct")
-    _complete(wishes)
+    complete(wishes)
     _write(wishes, output)
 
 
-def _complete(wishes: "Wishes") -> None:
-    """Ask for what the method needs and was not given."""
+def complete(wishes: "Wishes") -> None:
+    """Ask for what the method needs and was not given.
+
+    Raises:
+        JobError: it has no usual value, and nobody can be asked.
+    """
     from posttrain.starter.job_file import ON_ENVIRONMENTS, REWARD_KEY, columns_of, fields_read, guess_column
 
     if wishes.method in ON_ENVIRONMENTS:

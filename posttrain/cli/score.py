@@ -1,7 +1,6 @@
 """``posttrain score``: a reward over a file of completions."""
 
 import sys
-from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,8 +8,6 @@ import typer
 
 if TYPE_CHECKING:
     from rich.progress import Progress
-
-    from posttrain.rewards.on_error import BaseRewardConfig
 
 FAILED_ROWS_STATUS = 1
 
@@ -35,10 +32,11 @@ def score(
     A row has prompt, completion and what the reward needs (answer, references, any other column). Neighbours of one
     prompt are scored together. Exit status 1: rows failed; their error says why.
     """
-    config = reward_of(reward)
     from posttrain.report.formats import count
+    from posttrain.rewards.scoring.reward_file import load_reward_config
     from posttrain.rewards.scoring.scoring import score_file
 
+    config = load_reward_config(reward[0], reward[1:])
     with scoring_progress() as bar:
         task = bar.add_task("scoring", total=input.stat().st_size if input.is_file() else None, rows="")
 
@@ -48,15 +46,9 @@ def score(
         scores = score_file(config, input, output, batch_rows, show)
     print(f"{scores.rows:,} rows in {output}" + (f", {scores.resumed:,} of them from before" if scores.resumed else ""))
     if scores.errors:
-        print(f"{scores.errors.total():,} rows failed: {kinds(scores.errors)}", file=sys.stderr)
+        kinds = ", ".join(f"{kind} {number:,}" for kind, number in scores.errors.most_common())
+        print(f"{scores.errors.total():,} rows failed: {kinds}", file=sys.stderr)
         raise typer.Exit(FAILED_ROWS_STATUS)
-
-
-def reward_of(arguments: list[str]) -> "BaseRewardConfig":
-    """The reward of a file and overrides, as they stand on the command line."""
-    from posttrain.rewards.scoring.reward_file import load_reward_config
-
-    return load_reward_config(arguments[0], arguments[1:])
 
 
 def scoring_progress() -> "Progress":
@@ -67,8 +59,3 @@ def scoring_progress() -> "Progress":
     console = Console(stderr=True)
     columns = (BarColumn(30), TaskProgressColumn(), TextColumn("{task.fields[rows]}"), TimeRemainingColumn())
     return Progress(*columns, console=console, disable=not console.is_terminal)
-
-
-def kinds(errors: Counter[str]) -> str:
-    """``timeout 3, crashed 1``."""
-    return ", ".join(f"{kind} {number:,}" for kind, number in errors.most_common())

@@ -45,8 +45,7 @@ def serve(
         from posttrain.rewards.service.server import serve as serve_rewards
     except ModuleNotFoundError as error:
         raise UserError(f"posttrain serve needs {error.name}: pip install 'posttrain[serve]'") from None
-    runner = asyncio.Runner(loop_factory=uvicorn.Config("posttrain").get_loop_factory())
-    with runner:
+    with asyncio.Runner(loop_factory=uvicorn.Config("posttrain").get_loop_factory()) as runner:
         runner.run(serve_rewards(configs, config, read_keys(api_key_file)))
 
 

@@ -12,7 +12,7 @@ from posttrain.compare.result import ComparisonResult, Failure, RunResult, read_
 from posttrain.compare.tables import about_p, heading, markdown, remarks, tables, terminal_text
 from posttrain.errors import JobError
 from posttrain.report.comparison import comparison_picture
-from posttrain.report.comparison_page import metric_section, write_comparison_page
+from posttrain.report.comparison_page import MetricSection, write_comparison_page
 from posttrain.report.formats import duration, number
 from posttrain.training.environment import describe_environment
 from posttrain.training.run_folder import claim_run_folder
@@ -133,6 +133,6 @@ def write_results(comparison: Comparison, runs: Sequence[PlannedRun], result: Co
         picture = comparison_picture(curves, metric, each.config.budget.kind.replace("_", " "))
         name = "curves.svg" if each is result else f"curves-{metric.replace('/', '-')}.svg"
         output.joinpath(name).write_text(picture, encoding="utf-8")
-        sections.append(metric_section(metric, picture, tables(each), about_p(each)))
+        sections.append(MetricSection(metric, picture, tables(each), about_p(each)))
     jobs = {run.arm: run.job_yaml for run in runs if run.seed == comparison.config.seeds[0] and not run.is_warm_start}
     write_comparison_page(output, heading(result), remarks(result), sections, jobs, comparison.config.seeds)

@@ -2,10 +2,9 @@
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 from pydantic import Field
 
@@ -17,6 +16,13 @@ from posttrain.errors import DataError
 from posttrain.types import Example
 
 logger = logging.getLogger(__name__)
+
+
+class LoadedExamples(NamedTuple):
+    """Examples, and for every row that was skipped, why."""
+
+    examples: list[Example]
+    skipped: list[str]
 
 
 class DatasetConfig(Config):
@@ -34,45 +40,26 @@ class DatasetConfig(Config):
     format: PromptFormat = Field(default_factory=PromptFormat, description="of prompts that are text")
     bad_rows: Literal["stop", "skip"] = "stop"
 
+    def load(self) -> LoadedExamples:
+        """Read and check every row of ``path``.
 
-@dataclass(slots=True)
-class LoadedExamples:
-    """The examples of ``source``, and for every row that was skipped, why."""
+        Raises:
+            DataError: the file is missing, empty or unreadable, a mapped column is in no row, a row is bad
+                (``bad_rows: stop``), or none is good.
+        """
+        rows = read_rows(self.path, self.name, self.split, self.revision)
+        columns, stem = self.columns_of(rows), Path(self.path).name.split(".")[0]
+        return collect_examples(
+            self.path, rows, lambda row: self.example(row.values, columns, f"{stem}:{row.number}"), self.bad_rows
+        )
 
-    source: str
-    examples: list[Example]
-    skipped: list[str]
+    def columns_of(self, rows: Sequence[Row]) -> dict[ExampleField, str]:
+        """Which column holds a field."""
+        return resolve_columns(self.path, rows, self.columns)
 
-    def __str__(self) -> str:
-        text = f"{self.source}: {len(self.examples)} examples"
-        if self.skipped:
-            text += f", {len(self.skipped)} bad rows skipped, the first: {self.skipped[0]}"
-        return text
-
-
-def load_examples(
-    config: DatasetConfig,
-    mapped: Mapping[ExampleField, str] | None = None,
-    finish: Callable[[Example], Example] = lambda example: example,
-) -> LoadedExamples:
-    """Read and check every row of ``config.path``. ``mapped`` is in place of ``config.columns``; ``finish``, which may
-    raise ``FieldError``, makes the last changes to an example.
-
-    Raises:
-        DataError: the file is missing, empty or unreadable, a mapped column is in no row, a row is bad
-            (``bad_rows: stop``), or none is good.
-    """
-    rows = read_rows(config.path, config.name, config.split, config.revision)
-    mapped = config.columns if mapped is None else mapped
-    columns = resolve_columns(config.path, rows, mapped)
-    required: set[ExampleField] = {"prompt", *mapped}
-    stem = Path(config.path).name.split(".")[0]
-
-    def convert(row: Row) -> Example:
-        example = example_from_values(row.values, columns, required, config.format, default_id=f"{stem}:{row.number}")
-        return finish(example)
-
-    return collect_examples(config.path, rows, convert, config.bad_rows)
+    def example(self, values: Mapping[str, Any], columns: Mapping[ExampleField, str], default_id: str) -> Example:
+        """The example of a row. Raises ``FieldError`` for values that make none."""
+        return example_from_values(values, columns, {"prompt", *self.columns}, self.format, default_id)
 
 
 def collect_examples(
@@ -85,7 +72,7 @@ def collect_examples(
     Raises:
         DataError: a row is bad and ``bad_rows`` is "stop", or none is good.
     """
-    loaded = LoadedExamples(source, [], [])
+    examples, skipped = list[Example](), list[str]()
     places: dict[str, str] = {}
     for row in rows:
         try:
@@ -97,15 +84,16 @@ def collect_examples(
         if problem is not None:
             if bad_rows == "stop":
                 raise DataError(f"{source}, {problem} (bad_rows: skip would leave bad rows out)")
-            loaded.skipped.append(problem)
+            skipped.append(problem)
             continue
         places[example.id] = row.place
-        loaded.examples.append(example)
-    if not loaded.examples:
-        raise DataError(f"none of the {len(rows)} rows of {source} can be used; the first: {loaded.skipped[0]}")
-    if loaded.skipped:
-        logger.warning("%s", loaded)
-    return loaded
+        examples.append(example)
+    if not examples:
+        raise DataError(f"none of the {len(rows)} rows of {source} can be used; the first: {skipped[0]}")
+    if skipped:
+        told = f"{source}: {len(examples)} examples, {len(skipped)} bad rows skipped, the first: {skipped[0]}"
+        logger.warning("%s", told)
+    return LoadedExamples(examples, skipped)
 
 
 def resolve_columns(source: str, rows: Sequence[Row], mapped: Mapping[ExampleField, str]) -> dict[ExampleField, str]:

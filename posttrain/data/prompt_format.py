@@ -27,7 +27,6 @@ class PromptFormat(Config):
         return self
 
     def prompt(self, problem: str) -> str | list[Message]:
-        """The prompt of an example."""
         text = self.template.replace("{problem}", problem)
         if not self.chat:
             return text

@@ -134,17 +134,12 @@ def create_tokenizer(config: TinyModelConfig) -> "PreTrainedTokenizerBase":
         model_max_length=config.max_length,
     )
     if config.corpus_file is not None:
-        lines = _read_corpus(config.corpus_file)
+        try:
+            lines = Path(config.corpus_file).read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise JobError(f"corpus_file: cannot read {config.corpus_file!r}: {error}") from error
+        if not any(lines):
+            raise JobError(f"corpus_file: {config.corpus_file!r} is empty; give a text to learn the vocabulary from")
         tokenizer = tokenizer.train_new_from_iterator([lines], config.vocabulary_size, show_progress=False)
     tokenizer.chat_template = CHAT_TEMPLATE
     return tokenizer
-
-
-def _read_corpus(path: str) -> list[str]:
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise JobError(f"corpus_file: cannot read {path!r}: {error}") from error
-    if not any(lines):
-        raise JobError(f"corpus_file: {path!r} is empty; give a text file to learn the vocabulary from")
-    return lines

@@ -16,14 +16,14 @@ from posttrain.data_jobs.config import SelectHardConfig
 from posttrain.data_jobs.pool import Pool, PoolConfig, read_pool, reasons
 from posttrain.errors import DataError
 from posttrain.report.histograms import histogram, score_figure
-from posttrain.report.plain_page import plain_page, text
+from posttrain.report.templates import write_page
 from posttrain.rewards.checked import score_checked
 from posttrain.rewards.on_error import BaseRewardConfig
 from posttrain.rewards.reward import RewardInput
 from posttrain.rewards.scoring.scoring import BATCH_ROWS
 from posttrain.rollout.engine import RolloutEngine
 from posttrain.trainers.references import leaks
-from posttrain.training.run_log import replace_file, write_rows
+from posttrain.training.run_log import write_rows
 from posttrain.types import Example
 
 ANSWERS_FILE, SELECTED_FILE, SCORES_FILE, PAGE_FILE = "answers.jsonl", "selected.jsonl", "scores.jsonl", "report.html"
@@ -57,7 +57,7 @@ def select_hard(config: SelectHardConfig, on_progress: Progress = lambda done, t
     suspicious["answers are equal to a reference"] = copied
     summary = summary_of(config, dropped, scores, selected, suspicious)
     if answers:
-        write_page(folder / PAGE_FILE, summary, scores, selected)
+        write_report(folder / PAGE_FILE, summary, scores, selected)
     job = f'JOB.yaml "data={{type: rows, path: {folder}/{SELECTED_FILE}}}"'
     return [*summary, f"written   {folder}", f"next      posttrain train {job}"]
 
@@ -151,11 +151,18 @@ def write_files(
     write_rows(folder / SCORES_FILE, told, default=str)
 
 
-def write_page(file: Path, summary: Sequence[str], scores: Mapping[str, float], selected: Iterable[str]) -> None:
+def write_report(file: Path, summary: Sequence[str], scores: Mapping[str, float], selected: Iterable[str]) -> None:
     """Write ``report.html``: the summary, and where the selected rows lie among the scores."""
     pictured = histogram({"pool": [*scores.values()], "selected": [scores[name] for name in selected]})
-    sections = {
-        "Scores": score_figure(pictured, "of all scored rows"),
-        "Summary": text("\n".join(summary)),
-    }
-    replace_file(file, plain_page("selected rows", "select-hard", summary[0], (), sections))
+    write_page(
+        file,
+        "select_hard.html",
+        title="selected rows",
+        kind="Selected rows",
+        name="select-hard",
+        facts=summary[0],
+        figures=(),
+        warnings=(),
+        scores=score_figure(pictured, "of all scored rows"),
+        summary="\n".join(summary),
+    )

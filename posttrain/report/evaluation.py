@@ -1,6 +1,5 @@
 """What ``posttrain eval`` found, as tables for the terminal and a page that needs nothing from outside."""
 
-import html
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Any
 
 from posttrain.config_file import dump_yaml
 from posttrain.report.formats import number
-from posttrain.report.plain_page import plain_page, table, text
+from posttrain.report.templates import write_page
 from posttrain.training.run_log import replace_file
 from posttrain.types import RolloutGroup
 
@@ -23,15 +22,20 @@ def write_evaluation(
     """Write ``result.json`` and ``report.html``; return the page."""
     content = json.dumps(result, indent=1, allow_nan=False) + "\n"
     replace_file(folder / RESULT_FILE, content.encode("utf-8", errors="replace"))
-    sections = {"Results": table(estimate_rows(result))}
-    for of, found in result["sets"].items():
-        sections[of] = _set_section(found, groups[of])
-    sections["Suite"] = text(dump_yaml(result["suite"]))
     means = {of: next(iter(found["estimates"].values())) for of, found in result["sets"].items()}
-    figures = [(of, number(mean["value"]), interval_text(mean)) for of, mean in means.items()]
-    page = plain_page("evaluation", name, f"model {result['model'] or 'none'}", figures, sections)
-    replace_file(folder / PAGE_FILE, page)
-    return folder / PAGE_FILE
+    return write_page(
+        folder / PAGE_FILE,
+        "evaluation.html",
+        title=f"{name} · evaluation",
+        kind="Evaluation",
+        name=name,
+        facts=f"model {result['model'] or 'none'}",
+        figures=[(of, number(mean["value"]), interval_text(mean)) for of, mean in means.items()],
+        warnings=(),
+        results=estimate_rows(result),
+        sets={of: _set_section(found, groups[of]) for of, found in result["sets"].items()},
+        suite=dump_yaml(result["suite"]),
+    )
 
 
 def estimate_rows(result: Mapping[str, Any]) -> Rows:
@@ -68,25 +72,25 @@ def interval_text(estimate: Mapping[str, float]) -> str:
     return f"{number(estimate['low'])} – {number(estimate['high'])}"
 
 
-def _set_section(found: Mapping[str, Any], groups: Sequence[RolloutGroup]) -> str:
-    parts = []
-    if found["categories"] is not None:
-        rows = [["category", "prompts", "mean", "95 %"]]
-        for name, own in found["categories"].items():
-            rows.append([name, str(own["prompts"]), number(own["value"]), interval_text(own)])
-        parts.append(table(rows))
-    if (names := found["contaminated"]) is not None:
-        parts.append(f"<p>{len(names)} contaminated prompts {html.escape(', '.join(names[:20]))}</p>")
+def _set_section(found: Mapping[str, Any], groups: Sequence[RolloutGroup]) -> dict[str, Any]:
+    categories = [["category", "prompts", "mean", "95 %"]]
+    for name, own in (found["categories"] or {}).items():
+        categories.append([name, str(own["prompts"]), number(own["value"]), interval_text(own)])
     measured = [[name.removeprefix("eval/"), number(v)] for name, v in (found["metrics"] | found["parts"]).items()]
-    parts.append(table([["metric", "value"], *measured]))
     ordered = sorted(groups, key=lambda group: group.rollouts[0].reward or 0.0)
     ends = len(ordered) - SHOWN_GROUPS // 2
-    shown = [group for place, group in enumerate(ordered) if place < SHOWN_GROUPS // 2 or place >= ends]
-    return "\n".join([*parts, *map(_sample, shown)])
+    return {
+        "categories": None if found["categories"] is None else categories,
+        "contaminated": found["contaminated"],
+        "measured": [["metric", "value"], *measured],
+        "samples": [
+            _sample(group) for place, group in enumerate(ordered) if place < SHOWN_GROUPS // 2 or place >= ends
+        ],
+    }
 
 
-def _sample(group: RolloutGroup) -> str:
-    """A prompt and its first completion."""
+def _sample(group: RolloutGroup) -> tuple[str, str]:
+    """A title; a prompt and its first completion."""
     example, rollout = group.example, group.rollouts[0]
     prompt = example.prompt if isinstance(example.prompt, str) else dump_yaml(example.prompt)
     score = "not judged" if rollout.reward is None else number(rollout.reward)
@@ -94,4 +98,4 @@ def _sample(group: RolloutGroup) -> str:
     told = f"{prompt}\n\n— completion, {judged} —\n{rollout.text[:SHOWN_CHARACTERS]}"
     if example.answer is not None:
         told += f"\n\n— answer —\n{example.answer}"
-    return f"<details><summary>{html.escape(f'{example.id}: score {score}')}</summary>{text(told)}</details>"
+    return f"{example.id}: score {score}", told

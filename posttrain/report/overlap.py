@@ -1,34 +1,29 @@
 """Where the logged completions of a group share n-grams with the closest of its references."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from itertools import pairwise
-from typing import Any, get_args
+from collections.abc import Sequence
+from itertools import accumulate, pairwise
+from typing import Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from posttrain.rewards.references.bleu_tokenizer import TokenizerName
 from posttrain.rewards.references.matched_spans import closest_reference, matched_spans
 from posttrain.rewards.text_processing import TextProcessing
 
 
-@dataclass(frozen=True)
-class Comparison:
+class Comparison(BaseModel):
     """How a run's reward compares: what splits the words, and what of a completion counts."""
 
     tokenize: TokenizerName = "13a"
-    text: TextProcessing = field(default_factory=TextProcessing)
+    text: TextProcessing = Field(default_factory=TextProcessing)
 
     @classmethod
     def of(cls, reward: Any) -> "Comparison":
         """As the ``reward`` section of a job says, the default where it does not say, or not in today's keys."""
-        keys = reward if isinstance(reward, dict) else {}
-        names: tuple[TokenizerName, ...] = get_args(TokenizerName)
-        tokenize = next((name for name in names if name == keys.get("tokenize")), names[0])
         try:
-            return cls(tokenize, TextProcessing.model_validate(keys.get("text") or {}))
+            return cls.model_validate(reward)
         except ValidationError:
-            return cls(tokenize)
+            return cls()
 
 
 def overlap(rollout: dict[str, Any], references: Sequence[str], how: Comparison) -> dict[str, Any]:
@@ -43,20 +38,13 @@ def overlap(rollout: dict[str, Any], references: Sequence[str], how: Comparison)
     first = completion.rfind(compared)
     if first < 0:  # its spelling was changed
         first, compared = 0, completion
+    places = pairwise(accumulate(map(len, rollout["tokens"]), initial=0))  # of each token in the joined text
     closest = closest_reference(compared, references, how.tokenize)
     orders = [0] * len(completion)
     for start, end, order in matched_spans(compared, references[closest], how.tokenize):
         orders[first + start : first + end] = [order] * (end - start)
     return {
         "reference": closest,
-        "overlap": [max(orders[start:end], default=0) for start, end in _places(rollout["tokens"])],
+        "overlap": [max(orders[start:end], default=0) for start, end in places],
         "reference_spans": matched_spans(references[closest], compared, how.tokenize),
     }
-
-
-def _places(tokens: Sequence[str]) -> Iterator[tuple[int, int]]:
-    """Where each token is in the joined text."""
-    ends = [0]
-    for token in tokens:
-        ends.append(ends[-1] + len(token))
-    return pairwise(ends)

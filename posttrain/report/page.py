@@ -1,13 +1,10 @@
 """The run page: ``report.html``, one file that needs nothing from outside."""
 
-import html
 import json
 import math
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
-from importlib.resources import files
 from pathlib import Path
-from string import Template
 from typing import Any
 
 from posttrain.config_file import parse_yaml
@@ -16,8 +13,9 @@ from posttrain.report.histograms import scores_section
 from posttrain.report.overlap import Comparison
 from posttrain.report.page_data import curves, not_finite, samples
 from posttrain.report.searches import searches
+from posttrain.report.templates import embedded, write_page
 from posttrain.training.run_folder import JOB_FILE
-from posttrain.training.run_log import ENVIRONMENT_FILE, METRICS_FILE, read_metrics, replace_file
+from posttrain.training.run_log import ENVIRONMENT_FILE, METRICS_FILE, read_metrics
 
 REPORT_FILE = "report.html"
 SCRIPTS = ("format", "chart", "charts", "tokens", "samples", "drawing", "trees", "theme", "page")
@@ -30,14 +28,6 @@ def write_report(run_folder: str | Path) -> Path:
         FileNotFoundError: the folder has no ``metrics.jsonl``.
     """
     folder = Path(run_folder)
-    page = render(folder)
-    file = folder / REPORT_FILE
-    replace_file(file, page.encode("utf-8", errors="replace"))
-    return file
-
-
-def render(folder: Path) -> str:
-    """The page as HTML."""
     metrics = read_metrics(folder)
     job_yaml = _read(folder / JOB_FILE)
     job = parse_yaml(job_yaml) if job_yaml else {}
@@ -51,23 +41,26 @@ def render(folder: Path) -> str:
         "searches": searches(folder),
         "samples": samples(folder, Comparison.of(job.get("reward"))),
     }
-    return Template(asset("page.html")).substitute(
-        title=html.escape(f"{method} · {folder.resolve().name}"),
-        css=asset("page.css"),
-        script="\n".join(asset(f"{name}.js") for name in SCRIPTS),
+    total_steps = int((job.get("trainer") or {}).get("steps") or 0)
+    return write_page(
+        folder / REPORT_FILE,
+        "page.html",
+        title=f"{method} · {folder.resolve().name}",
+        scripts=SCRIPTS,
         data=embedded(data),
-        method=html.escape(_method_title(method)),
-        name=html.escape(folder.resolve().name),
-        status=_status(metrics, _total_steps(job)),
-        facts=html.escape(" · ".join([*_facts(job), f"last written {written:%Y-%m-%d %H:%M} UTC"])),
-        headline="\n".join(tile(*figure) for figure in headline(metrics, _total_steps(job))),
+        kind=data["method_title"],
+        name=folder.resolve().name,
+        done=int(metrics[-1]["step"]) if metrics else 0,
+        total_steps=total_steps,
+        facts=" · ".join([*_facts(job), f"last written {written:%Y-%m-%d %H:%M} UTC"]),
+        headline=headline(metrics, total_steps),
         scores=scores_section(folder),
-        job=html.escape(job_yaml or "This run was started from Python: it has no job file."),
+        job=job_yaml or "This run was started from Python: it has no job file.",
         environment=_environment(folder),
     )
 
 
-def headline(metrics: Sequence[dict[str, float]], total_steps: int | None) -> Iterator[tuple[str, str, str]]:
+def headline(metrics: Sequence[dict[str, float]], total_steps: int) -> Iterator[tuple[str, str, str]]:
     """Label, value and note of the numbers at the top; those that were not logged are left out."""
     accuracy = _finite(metrics, "eval/accuracy")
     if accuracy:
@@ -103,26 +96,6 @@ def _difference(first: float, last: float) -> str:
     return f"{last - first:+.3f}".replace("-", "−")
 
 
-def tile(label: str, value: str, note: str) -> str:
-    """A number at the top of a page."""
-    value = html.escape(value).replace(" → ", '<span class="arrow">→</span>')
-    return f'<div class="tile"><dt>{html.escape(label)}</dt><dd>{value}<small>{html.escape(note)}</small></dd></div>'
-
-
-def _status(metrics: Sequence[dict[str, float]], total_steps: int | None) -> str:
-    done = int(metrics[-1]["step"]) if metrics else 0
-    if total_steps is None:
-        return f'<span class="status">{done:,} steps</span>'
-    if done >= total_steps:
-        return '<span class="status finished">finished</span>'
-    return f'<span class="status unfinished">unfinished: step {done:,} of {total_steps:,}</span>'
-
-
-def _total_steps(job: dict[str, Any]) -> int | None:
-    steps = (job.get("trainer") or {}).get("steps")
-    return int(steps) if steps else None
-
-
 def _method_title(method: str) -> str:
     """``prefix_rft`` as papers write it: PREFIX-RFT; a user's class by its name."""
     return method.rpartition(":")[2] if ":" in method else method.upper().replace("_", "-")
@@ -140,16 +113,11 @@ def _facts(job: dict[str, Any]) -> Iterator[str]:
             yield f"{name} {section['type']}"
 
 
-def _environment(folder: Path) -> str:
+def _environment(folder: Path) -> dict[str, str]:
     text = _read(folder / ENVIRONMENT_FILE)
     values: dict[str, Any] = json.loads(text) if text else {}
     packages = values.pop("packages", {})
-    rows = {**values, **packages}
-    cells = (
-        f"<dt>{html.escape(name.replace('_', ' '))}</dt><dd>{html.escape(_shown(value))}</dd>"
-        for name, value in rows.items()
-    )
-    return "\n".join(cells)
+    return {name: _shown(value) for name, value in (values | packages).items()}
 
 
 def _shown(value: Any) -> str:
@@ -162,16 +130,5 @@ def _finite(metrics: Sequence[dict[str, float]], name: str) -> list[float]:
     return [line[name] for line in metrics if math.isfinite(line.get(name, math.nan))]
 
 
-def embedded(data: Any) -> str:
-    """JSON that cannot end the script element it stands in, whatever a completion says."""
-    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    return text.replace("<", "\\u003c")
-
-
 def _read(file: Path) -> str:
     return file.read_text(encoding="utf-8") if file.is_file() else ""
-
-
-def asset(name: str) -> str:
-    """A text of ``report/assets``."""
-    return files("posttrain.report").joinpath("assets", name).read_text(encoding="utf-8")

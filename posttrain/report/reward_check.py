@@ -1,6 +1,5 @@
 """The page of ``posttrain check-reward``: one file that needs nothing from outside, and its figures as JSON."""
 
-import html
 import json
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -8,7 +7,7 @@ from pathlib import Path
 
 from posttrain.report.formats import count, number
 from posttrain.report.histograms import histogram, score_figure
-from posttrain.report.plain_page import plain_page, text
+from posttrain.report.templates import write_page
 from posttrain.rewards.scoring.check import RewardCheck, WrongPair
 from posttrain.training.run_log import replace_file
 
@@ -42,24 +41,24 @@ def write_check(check: RewardCheck, folder: Path, name: str, data: str, reward_y
     result |= {"error_rate": check.error_rate, "warnings": list(check.warnings())}
     replace_file(folder / RESULT_FILE, (json.dumps(result, indent=2, allow_nan=False) + "\n").encode())
     by_label = {"good": check.good_scores, "bad": check.bad_scores}
-    facts = f"{data} · {check.prompts:,} prompts, {check.completions:,} completions"
-    worst = "\n".join(map(_wrong_pair, check.worst)) or "<p>none</p>"
-    figure = score_figure(histogram(by_label), "of all completions") if any(by_label.values()) else "<p>none</p>"
-    scores = f'<div class="grid two">{figure}</div>'
-    sections = {"Scores": scores, "Most wrong pairs": worst, "Reward": text(reward_yaml)}
-    page = plain_page("reward check", name, facts, figures(check), sections, check.warnings())
-    replace_file(folder / PAGE_FILE, page)
-    return folder / PAGE_FILE
+    return write_page(
+        folder / PAGE_FILE,
+        "reward_check.html",
+        title=f"{name} · reward check",
+        kind="Reward check",
+        name=name,
+        facts=f"{data} · {check.prompts:,} prompts, {check.completions:,} completions",
+        figures=figures(check),
+        warnings=check.warnings(),
+        scores=score_figure(histogram(by_label), "of all completions") if any(by_label.values()) else "",
+        worst=[_wrong_pair(pair) for pair in check.worst],
+        reward=reward_yaml,
+    )
 
 
 def _value(value: float | None) -> str:
     return "–" if value is None else number(value)
 
 
-def _wrong_pair(pair: WrongPair) -> str:
-    texts = "".join(
-        f'<p class="facts">{kind}</p><pre class="job">{html.escape(text[:LONGEST_TEXT])}</pre>'
-        for kind, text in (("good", pair.good), ("bad, scored higher", pair.bad))
-    )
-    summary = html.escape(f"{pair.place}: {number(pair.margin)} apart")
-    return f"<details><summary>{summary}</summary>{texts}</details>"
+def _wrong_pair(pair: WrongPair) -> tuple[str, str, str]:
+    return f"{pair.place}: {number(pair.margin)} apart", pair.good[:LONGEST_TEXT], pair.bad[:LONGEST_TEXT]

@@ -1,6 +1,5 @@
 """An index over a folder of runs: a table, curves laid over each other, and the settings that differ; one HTML file."""
 
-import html
 import json
 import math
 import os
@@ -9,28 +8,23 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from string import Template
 from typing import Any
 from urllib.parse import quote
 
 import yaml
 
 from posttrain.config_file import parse_yaml
-from posttrain.report.page import REPORT_FILE, asset, embedded
+from posttrain.report.page import REPORT_FILE
 from posttrain.report.page_data import curves, packed
+from posttrain.report.templates import embedded, write_page
 from posttrain.training.run_folder import JOB_FILE, leaves
-from posttrain.training.run_log import ENVIRONMENT_FILE, METRICS_FILE, ROLLOUTS_FOLDER, read_metrics, replace_file
+from posttrain.training.run_log import ENVIRONMENT_FILE, METRICS_FILE, ROLLOUTS_FOLDER, read_metrics
 
 INDEX_FILE = "runs.html"
 SCRIPTS = ("format", "chart", "charts", "tokens", "theme", "runs")
 MARKS = (JOB_FILE, METRICS_FILE, ENVIRONMENT_FILE, ROLLOUTS_FOLDER, "checkpoints")  # any of them makes a run folder
-MAIN_METRICS = (
-    "eval/success",
-    "eval/accuracy",
-    "reward/mean",
-    "reward_model/accuracy",
-    "policy/loss",
-)  # the first that was logged
+# Of these, the first that was logged.
+MAIN_METRICS = ("eval/success", "eval/accuracy", "reward/mean", "reward_model/accuracy", "policy/loss")
 MOST_POINTS = 150  # of a curve
 DETAIL_BYTES = 6_000_000  # of the curves and settings of all runs, compressed and in base64
 QUIET_SECONDS, QUIET_STEPS = 600.0, 5.0  # after which a run that has not written is no longer running
@@ -50,17 +44,17 @@ def write_index(folder: Path) -> Path:
         run = summary(path, str(path.relative_to(folder)), now)
         budget -= len(run.get("data", ""))
         runs.append(run if budget >= 0 else {**run, "data": None})
-    page = Template(asset("runs.html")).substitute(
-        title=html.escape(f"Runs · {folder.resolve().name}"),
-        name=html.escape(folder.resolve().name),
-        written=f"{datetime.fromtimestamp(now, tz=UTC):%Y-%m-%d %H:%M} UTC",
-        css=asset("page.css"),
-        script="\n".join(asset(f"{name}.js") for name in SCRIPTS),
+    return write_page(
+        folder / INDEX_FILE,
+        "runs.html",
+        title=f"Runs · {folder.resolve().name}",
+        kind="Runs",
+        name=folder.resolve().name,
+        facts=f"As of {datetime.fromtimestamp(now, tz=UTC):%Y-%m-%d %H:%M} UTC. A run that is not finished is running "
+        "if it wrote within ten minutes or five steps before.",
+        scripts=SCRIPTS,
         data=embedded({"runs": runs, "main_metrics": MAIN_METRICS}),
     )
-    file = folder / INDEX_FILE
-    replace_file(file, page.encode("utf-8", errors="replace"))
-    return file
 
 
 def run_folders(folder: Path) -> Iterator[Path]:

@@ -40,7 +40,7 @@ def examine() -> Iterator[Finding]:
     yield _sandbox()
     yield _package("IFEval checks", "langdetect", "for its language check: pip install 'posttrain[instructions]'")
     yield _java()
-    yield _memory()
+    yield Finding("memory", "ok", f"{memory_gib():.0f} GiB")
     yield _disk()
 
 
@@ -121,10 +121,6 @@ def _java() -> Finding:
     except (OSError, subprocess.TimeoutExpired) as error:
         return Finding("Java", "absent", f"does not run: {error}", "for ScienceWorld")
     return Finding("Java", "ok", told.splitlines()[0] if told else java)
-
-
-def _memory() -> Finding:
-    return Finding("memory", "ok", f"{memory_gib():.0f} GiB")
 
 
 def _disk() -> Finding:

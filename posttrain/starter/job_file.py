@@ -1,7 +1,7 @@
 """A first job for a user's own data: which columns a method reads, and the commented YAML that names them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -10,8 +10,6 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from posttrain.data.fields import ExampleField
 from posttrain.data.rows import read_rows
-from posttrain.errors import JobError
-from posttrain.job import METHODS
 
 # What a method reads of a row beside the prompt, and the reward of a job that chooses none (None: it takes none).
 METHOD_READS: dict[str, tuple[ExampleField, ...]] = {
@@ -85,25 +83,14 @@ def guess_column(name: ExampleField, columns: Sequence[str]) -> str | None:
 
 
 def write_job(wishes: Wishes, path: Path) -> str:
-    """The commented YAML of a job.
-
-    Raises:
-        JobError: the method is not known, or something that it needs was not said.
-    """
-    missing = list(_missing(wishes))
-    if missing:
-        raise JobError(f"{wishes.method} needs {', '.join(missing)}")
+    """The commented YAML of a job, for wishes that say all that its method needs."""
     templates = Environment(
         loader=PackageLoader("posttrain.starter", "."), undefined=StrictUndefined, keep_trailing_newline=True
     )
     templates.filters["inline"] = _inline
     return templates.get_template("job.yaml.jinja").render(
-        method=wishes.method,
-        model=wishes.model,
-        data=wishes.data,
+        asdict(wishes),
         file=path,
-        columns=wishes.columns,
-        preferences=wishes.preferences,
         environment=wishes.environment if wishes.method in ON_ENVIRONMENTS else None,
         reward=_reward(wishes),
         engine="transformers" if find_spec("vllm") is None else "vllm",
@@ -111,31 +98,12 @@ def write_job(wishes: Wishes, path: Path) -> str:
     )
 
 
-def _missing(wishes: Wishes) -> list[str]:
-    method = wishes.method
-    if method not in METHODS:
-        raise JobError(f"there is no method {method!r}; choose one of {', '.join(METHODS)}")
-    missing = []
-    if method in ON_ENVIRONMENTS:
-        missing += [] if wishes.environment else ["--environment"]
-    elif not wishes.data:
-        missing.append("--data")
-    if method == "urpo" and not wishes.preferences:
-        missing.append("--preferences, a file of pairs")
-    if wishes.reward in REWARD_KEY and not wishes.reward_source:
-        missing.append(f"--reward-source, the {REWARD_KEY[wishes.reward]} of {wishes.reward}")
-    fields = fields_read(method, wishes.reward)
-    return missing + [f"--{name}-column" for name in fields if name not in wishes.columns]
-
-
 def _reward(wishes: Wishes) -> str | None:
     if wishes.reward is None:
         return None
-    source = {}
-    if wishes.reward in REWARD_KEY:
-        key = REWARD_KEY[wishes.reward]
-        source = {key: [wishes.reward_source] if key == "urls" else wishes.reward_source}
-    return _inline({"type": wishes.reward, **source})
+    key, source = REWARD_KEY.get(wishes.reward), wishes.reward_source
+    told = {key: [source] if key == "urls" else source} if key else {}
+    return _inline({"type": wishes.reward, **told})
 
 
 def _inline(value: object) -> str:

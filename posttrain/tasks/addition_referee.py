@@ -7,22 +7,21 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from posttrain.config import Config
 from posttrain.rewards.judge.judgement import load_template
 from posttrain.rewards.judge.referee import Referee
 from posttrain.rewards.math.exact_integer import ExactIntegerReward
 from posttrain.rewards.reward import Reward
 from posttrain.tasks.arithmetic import ArithmeticConfig
-from posttrain.tasks.task import SplitTask
+from posttrain.tasks.task import ConfiguredTask
 from posttrain.types import Example
 
 RANDOM_SCORES = (3, 8)  # two, so that reinforcement has one thing to learn about each
 
 
-class AdditionRefereeConfig(Config):
+class AdditionRefereeConfig(ConfiguredTask):
     """The training problems are dealt to the three kinds. A preference pair is two answers to one problem, the one
     nearer to the truth preferred; half of the pairs hold the exact answer. A held-out problem is there to be solved and
-    as a pair.
+    as a pair. ``metadata["distance"]`` of a pair: by how much more the worse answer is off.
 
     ``demonstrations`` are examples of both forms for a warm start: verifiable problems with their answers, and pairs
     with the nearer answer worked out, and *random* scores after it.
@@ -43,38 +42,27 @@ class AdditionRefereeConfig(Config):
             raise ValueError("preference and open are shares of the problems: together at most 1")
         return self
 
-    def build(self) -> "AdditionRefereeTask":
-        return AdditionRefereeTask(self)
-
-
-class AdditionRefereeTask(SplitTask):
-    """Verifiable, preference and open examples of different problems, or demonstrations of both forms. Every held-out
-    problem is there twice: to be solved, and as a pair. ``metadata["distance"]`` of a pair: by how much more the worse
-    answer is off."""
-
-    config: AdditionRefereeConfig
-
     def reward(self) -> Reward:
         """Exact match of the last integer."""
         return ExactIntegerReward()
 
     @cached_property
     def _split(self) -> tuple[list[Example], list[Example]]:
-        problems = self.config.problems.build()
+        problems = self.problems.build()
         train, held_out = problems.train_examples(), problems.eval_examples()
-        pairs = round(self.config.preference * len(train))
-        ends = pairs + round(self.config.open * len(train))
+        pairs = round(self.preference * len(train))
+        ends = pairs + round(self.open * len(train))
         ranked, open_ones = map(self._pair, train[:pairs]), [replace(each, task="open") for each in train[pairs:ends]]
-        if self.config.form == "demonstrations":
-            referee = Referee(load_template(self.config.template))
+        if self.form == "demonstrations":
+            referee = Referee(load_template(self.template))
             return [*(_with_random_scores(referee, each) for each in ranked), *train[ends:]], held_out
         return [*ranked, *open_ones, *train[ends:]], [*held_out, *map(self._pair, held_out)]
 
     def _pair(self, example: Example) -> Example:
-        rng = random.Random(f"{self.config.seed}/{example.id}")
+        rng = random.Random(f"{self.seed}/{example.id}")
         truth = int(str(example.answer))
-        low = rng.randint(1, self.config.largest_error - 1) if rng.random() < 0.5 else 0
-        high = rng.randint(low + 1, self.config.largest_error)
+        low = rng.randint(1, self.largest_error - 1) if rng.random() < 0.5 else 0
+        high = rng.randint(low + 1, self.largest_error)
         answers = [
             str(truth + error if error > truth else truth + error * rng.choice([-1, 1])) for error in (low, high)
         ]

@@ -1,4 +1,4 @@
-"""Additions made from a seed, no download."""
+"""Additions made from a seed, and preferences between ways to work them out; no download."""
 
 import random
 from collections.abc import Collection, Sequence
@@ -8,12 +8,11 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from posttrain.config import Config
 from posttrain.data.prompt_format import PromptFormat
 from posttrain.errors import JobError
 from posttrain.rewards.math.exact_integer import ExactIntegerReward
 from posttrain.rewards.reward import Reward
-from posttrain.tasks.task import SplitTask
+from posttrain.tasks.task import ConfiguredTask
 from posttrain.types import Example
 
 MAX_MISSES = 20_000  # draws without a new problem, after which there are taken to be no more
@@ -21,12 +20,18 @@ MAX_MISSES = 20_000  # draws without a new problem, after which there are taken 
 Operands = tuple[int, ...]
 
 
-class ArithmeticConfig(Config):
+class ArithmeticConfig(ConfiguredTask):
     """Which problems there are; the defaults are additions of two numbers of up to two digits.
 
     ``working`` is what a demonstration shows before the answer: nothing, the columns of an addition of two terms from
     the right, or the running totals. ``answers_only`` adds demonstrations without it: who imitates them all shows the
     working of one problem in ``1 + answers_only``.
+
+    No held-out problem is a training problem, also not with its operands in another order. ``Example.metadata`` holds
+    the ``operands`` and how many columns carry (``carries``).
+
+    Raises (asked for examples):
+        JobError: the settings do not allow that many different problems.
     """
 
     type: Literal["arithmetic"] = "arithmetic"
@@ -50,20 +55,6 @@ class ArithmeticConfig(Config):
             raise ValueError("working: columns is for additions of two terms; use working: totals")
         return self
 
-    def build(self) -> "ArithmeticTask":
-        return ArithmeticTask(self)
-
-
-class ArithmeticTask(SplitTask):
-    """No held-out problem is a training problem, also not with its operands in another order. ``Example.metadata``
-    holds the ``operands`` and how many columns carry (``carries``).
-
-    Raises (asked for examples):
-        JobError: the settings do not allow that many different problems.
-    """
-
-    config: ArithmeticConfig
-
     def reward(self) -> Reward:
         """Exact match of the last integer."""
         return ExactIntegerReward()
@@ -71,19 +62,19 @@ class ArithmeticTask(SplitTask):
     @cached_property
     def _split(self) -> tuple[list[Example], list[Example]]:
         """The held-out ones are drawn first, so they do not depend on ``train_size``."""
-        rng = random.Random(f"arithmetic/{self.config.seed}")
-        held_out = self._draw(rng, self.config.eval_size, "eval_size", excluded=set())
+        rng = random.Random(f"arithmetic/{self.seed}")
+        held_out = self._draw(rng, self.eval_size, "eval_size", excluded=set())
         keys = {tuple(sorted(operands)) for operands in held_out}
-        train = self._draw(rng, self.config.train_size, "train_size", excluded=keys)
+        train = self._draw(rng, self.train_size, "train_size", excluded=keys)
         examples = [self._example("train", each) for each in train]
-        for example in examples[round(self.config.demonstrated * len(examples)) :]:
+        for example in examples[round(self.demonstrated * len(examples)) :]:
             example.demonstration = None
         return examples, [self._example("eval", each) for each in held_out]
 
     def _draw(self, rng: random.Random, size: int, key: str, excluded: Collection[Operands]) -> list[Operands]:
         """``size`` problems that differ, none of which is ``excluded`` in any order."""
         found: dict[Operands, None] = {}
-        most, misses = self.config.max_carries, 0
+        most, misses = self.max_carries, 0
         while len(found) < size:
             operands = self._operands(rng)
             too_hard = most is not None and carries(operands) > most
@@ -100,9 +91,9 @@ class ArithmeticTask(SplitTask):
         return list(found)
 
     def _operands(self, rng: random.Random) -> Operands:
-        low, high = self.config.min_operand, self.config.max_operand
+        low, high = self.min_operand, self.max_operand
         operands = [rng.randint(low, high)]
-        while len(operands) < self.config.terms:
+        while len(operands) < self.terms:
             rng.choice("+")  # draws: the problems of a seed, and what was measured on them, stay what they were
             operands.append(rng.randint(low, high))
         return tuple(operands)
@@ -112,10 +103,10 @@ class ArithmeticTask(SplitTask):
         shown = {"none": answer, "columns": addition_columns(*operands[:2]), "totals": running_totals(operands)}
         return Example(
             id=f"{side}:{text}",
-            prompt=self.config.format.prompt(f"{text}="),
+            prompt=self.format.prompt(f"{text}="),
             answer=answer,
             references=[answer],
-            demonstration=[shown[self.config.working], *[answer] * self.config.answers_only],
+            demonstration=[shown[self.working], *[answer] * self.answers_only],
             metadata={"operands": list(operands), "carries": carries(operands)},
         )
 
@@ -147,3 +138,32 @@ def addition_columns(a: int, b: int) -> str:
 def running_totals(numbers: Sequence[int]) -> str:
     """The sum after each further number: ``3+5+8+2`` gives ``8,16,18``."""
     return ",".join(map(str, [*accumulate(numbers)][1:]))
+
+
+class TotalsPreferenceConfig(ConfiguredTask):
+    """For ``3+5+8+2=``, ``8,16,18`` is preferred to ``8,14,16``: one total is wrong, and the rest follows from it. Each
+    problem has one pair.
+
+    A beginning of the dispreferred completion is as good as one of the preferred, up to the wrong total.
+    """
+
+    type: Literal["totals_preference"] = "totals_preference"
+    problems: ArithmeticConfig = Field(default_factory=lambda: ArithmeticConfig(terms=5, max_operand=9))
+    largest_error: int = Field(default=9, ge=1, description="most that the wrong total is off by")
+    seed: int = Field(default=0, ge=0, description="of the errors")
+
+    @cached_property
+    def _split(self) -> tuple[list[Example], list[Example]]:
+        problems = self.problems.build()
+        train, held_out = problems.train_examples(), problems.eval_examples()
+        return [self._pair(example) for example in train], [self._pair(example) for example in held_out]
+
+    def _pair(self, example: Example) -> Example:
+        rng = random.Random(f"{self.seed}/{example.id}")
+        operands = example.metadata["operands"]
+        wrong_step = rng.randrange(1, len(operands))
+        error = rng.randint(1, self.largest_error) * rng.choice([-1, 1])
+        wrong = [*operands[:wrong_step], operands[wrong_step] + error, *operands[wrong_step + 1 :]]
+        example.candidates = [running_totals(operands), running_totals(wrong)]
+        example.demonstration, example.task = example.candidates[0], "preference"
+        return example

@@ -11,16 +11,18 @@ from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from posttrain.agents.config import AnyEnvironmentConfig
 from posttrain.agents.environment_engine import EnvironmentEngine
 from posttrain.agents.environment_pool import EnvironmentPool, Environments, EnvironmentsConfig, Position
-from posttrain.config import Config
 from posttrain.data.prompt_format import PromptFormat
 from posttrain.errors import DataError
 from posttrain.rewards.reward import Reward, RewardInput, RewardOutput
-from posttrain.tasks.task import SplitTask
+from posttrain.tasks.task import ConfiguredTask
 from posttrain.types import Example
 
 
-class EnvironmentTaskConfig(EnvironmentsConfig):
-    """``{type: environment, environment: {type: vault}}``. A task is an episode for each of ``seeds``."""
+class EnvironmentTask(EnvironmentsConfig, ConfiguredTask):
+    """``{type: environment, environment: {type: vault}}``. A task is an episode for each of ``seeds``.
+
+    The environments run while the task is used, by its engine; or until ``close``.
+    """
 
     type: Literal["environment"] = "environment"
     train_tasks: list[str] | PositiveInt = Field(default=200, description="ids, or how many of the environment's first")
@@ -34,23 +36,13 @@ class EnvironmentTaskConfig(EnvironmentsConfig):
     )
     format: PromptFormat = Field(default_factory=lambda: PromptFormat(chat=True))
 
-    def build(self) -> "EnvironmentTask":
-        return EnvironmentTask(self)
-
-
-class EnvironmentTask:
-    """The environments run while the task is used, by its engine; or until ``close``."""
-
-    def __init__(self, config: EnvironmentTaskConfig) -> None:
-        self.config = config
-
     def train_examples(self) -> list[Example]:
         """An example for each training task and seed.
 
         Raises:
             DataError: an id is not known, the environment cannot begin, or there is no task.
         """
-        examples = self._examples("train", self.config.train_tasks)
+        examples = self._examples("train", self.train_tasks)
         if not examples:
             raise DataError("data.train_tasks: there is no task to train on")
         return examples
@@ -58,9 +50,9 @@ class EnvironmentTask:
     def eval_examples(self) -> list[Example]:
         """An example for each held-out task and seed, and one after a mistake in it; raises as ``train_examples``
         does."""
-        examples = self._examples("eval", self.config.eval_tasks)
-        mistake = getattr(self.config.environment, "mistake", None)
-        if mistake is None or not self.config.mistakes or not self.config.format.chat:
+        examples = self._examples("eval", self.eval_tasks)
+        mistake = getattr(self.environment, "mistake", None)
+        if mistake is None or not self.mistakes or not self.format.chat:
             return examples
         starts = [Position(example.metadata["task_id"], example.metadata["seed"]) for example in examples]
         return examples + [
@@ -74,7 +66,7 @@ class EnvironmentTask:
 
     def engine(self, inside: Any) -> "EnvironmentEngineConfig":
         """Builds the engine of config ``inside`` with the environments around it."""
-        return EnvironmentEngineConfig(inside, self._pool, self.config.max_turn_tokens)
+        return EnvironmentEngineConfig(inside, self._pool, self.max_turn_tokens)
 
     def close(self) -> None:
         """End the processes."""
@@ -82,11 +74,11 @@ class EnvironmentTask:
 
     @cached_property
     def _pool(self) -> EnvironmentPool:
-        return EnvironmentPool(self.config)
+        return EnvironmentPool(self.model_copy())
 
     def _examples(self, split: str, tasks: list[str] | int) -> list[Example]:
-        ids = self.config.environment.task_ids(split)[:tasks] if isinstance(tasks, int) else tasks
-        starts = [Position(task_id, seed) for task_id in ids for seed in self.config.seeds]
+        ids = self.environment.task_ids(split)[:tasks] if isinstance(tasks, int) else tasks
+        starts = [Position(task_id, seed) for task_id in ids for seed in self.seeds]
         examples: list[Example] = []
         for start, result in zip(starts, self._pool.at(starts), strict=True):
             if result.failed:
@@ -94,7 +86,7 @@ class EnvironmentTask:
             examples.append(
                 Example(
                     id=f"{start.task_id}/{start.seed}",
-                    prompt=self.config.format.prompt(result.observation),
+                    prompt=self.format.prompt(result.observation),
                     task="environment",
                     metadata={"task_id": start.task_id, "seed": start.seed},
                 )
@@ -142,8 +134,9 @@ class EnvironmentReward:
         pass
 
 
-class EnvironmentDemonstrationsConfig(Config):
-    """Turns of the environment's own solutions, an example each: what came before is the prompt."""
+class EnvironmentDemonstrationsConfig(ConfiguredTask):
+    """For a supervised start in an environment that knows its solutions: an example for each turn of each solution, and
+    none held out; what came before the turn is the prompt."""
 
     type: Literal["environment_demonstrations"] = "environment_demonstrations"
     environment: AnyEnvironmentConfig
@@ -157,25 +150,15 @@ class EnvironmentDemonstrationsConfig(Config):
             raise ValueError("format.chat must be true: the turns of an episode are a conversation")
         return self
 
-    def build(self) -> "EnvironmentDemonstrations":
-        return EnvironmentDemonstrations(self)
-
-
-class EnvironmentDemonstrations(SplitTask):
-    """For a supervised start in an environment that knows its solutions: an example for each turn of each solution, and
-    none held out."""
-
-    config: EnvironmentDemonstrationsConfig
-
     @cached_property
     def _split(self) -> tuple[list[Example], list[Example]]:
-        environment = self.config.environment.build()
-        tasks = self.config.environment.task_ids("train")[: self.config.episodes]
+        environment = self.environment.build()
+        tasks = self.environment.task_ids("train")[: self.episodes]
         return [example for task_id in tasks for example in self._turns(environment, task_id)], []
 
     def _turns(self, environment: Any, task_id: str) -> list[Example]:
-        turns = environment.solution(task_id, self.config.seed)
-        prompt = self.config.format.prompt(environment.reset(task_id, self.config.seed))
+        turns = environment.solution(task_id, self.seed)
+        prompt = self.format.prompt(environment.reset(task_id, self.seed))
         assert not isinstance(prompt, str)
         messages, examples = prompt, list[Example]()
         for number, turn in enumerate(turns):

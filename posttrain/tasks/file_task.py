@@ -7,15 +7,20 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from posttrain.data.dataset import DatasetConfig, LoadedExamples, load_examples
+from posttrain.data.dataset import DatasetConfig
 from posttrain.data.pass_rate import PassRateBucket, filter_by_pass_rate, repeat_by_pass_rate
 from posttrain.errors import DataError
-from posttrain.tasks.task import SplitTask
+from posttrain.tasks.task import ConfiguredTask
 from posttrain.types import Example
 
 
-class FileTaskConfig(DatasetConfig):
-    """Training rows, where held-out rows come from (at most one of the three), and which prompts are trained on."""
+class FileTask(DatasetConfig, ConfiguredTask):
+    """Training rows, where held-out rows come from (at most one of the three), and which prompts are trained on. A
+    prompt that is held out is not trained on.
+
+    Raises (asked for examples):
+        DataError: a file or row cannot be used, or no training example is left.
+    """
 
     eval_path: str | None = Field(default=None, description="another file or dataset")
     eval_split: str | None = Field(default=None, description="another split of the same dataset")
@@ -29,66 +34,48 @@ class FileTaskConfig(DatasetConfig):
     )
 
     @model_validator(mode="after")
-    def _one_held_out_set(self) -> "FileTaskConfig":
+    def _one_held_out_set(self) -> "FileTask":
         if sum((self.eval_path is not None, self.eval_split is not None, self.eval_fraction > 0)) > 1:
             raise ValueError("give one of eval_path, eval_split and eval_fraction")
         return self
 
-
-class RowsConfig(FileTaskConfig):
-    """A user's own rows, without a judgement of their own: ``{type: rows, path: data.jsonl, columns: {prompt: q}}``."""
-
-    type: Literal["rows"] = "rows"
-
-    def build(self) -> "FileTask":
-        return FileTask(self)
-
-
-class FileTask(SplitTask):
-    """A prompt that is held out is not trained on.
-
-    Raises (asked for examples):
-        DataError: a file or row cannot be used, or no training example is left.
-    """
-
-    config: FileTaskConfig
-
     def train_examples(self) -> list[Example]:
         """The training rows, filtered and repeated by pass rate as configured."""
         examples = self._split[0]
-        if self.config.pass_rate_range is not None:
-            examples = filter_by_pass_rate(examples, *self.config.pass_rate_range)
-        if self.config.pass_rate_repeats is not None:
-            examples = repeat_by_pass_rate(examples, self.config.pass_rate_repeats)
+        if self.pass_rate_range is not None:
+            examples = filter_by_pass_rate(examples, *self.pass_rate_range)
+        if self.pass_rate_repeats is not None:
+            examples = repeat_by_pass_rate(examples, self.pass_rate_repeats)
         if not examples:
-            raise DataError(f"no training example of {self.config.path} is left by eval_fraction and pass rates")
+            raise DataError(f"no training example of {self.path} is left by eval_fraction and pass rates")
         return list(examples)
-
-    def load(self, config: DatasetConfig) -> LoadedExamples:
-        """The checked rows of one file; a subclass may read a format of its own."""
-        return load_examples(config)
 
     @cached_property
     def _split(self) -> tuple[list[Example], list[Example]]:
-        config = self.config
-        train = self.load(config).examples
-        if config.eval_path is not None:
-            held_out = self.load(config.model_copy(update={"path": config.eval_path})).examples
-        elif config.eval_split is not None:
-            held_out = self.load(config.model_copy(update={"split": config.eval_split})).examples
+        train = self.load().examples
+        if self.eval_path is not None:
+            held_out = self.model_copy(update={"path": self.eval_path}).load().examples
+        elif self.eval_split is not None:
+            held_out = self.model_copy(update={"split": self.eval_split}).load().examples
         else:
-            return split_by_prompt(train, config.eval_fraction, config.eval_seed)
+            return split_by_prompt(train, self.eval_fraction, self.eval_seed)
         return self._without_shared_prompts(train, held_out), held_out
 
     def _without_shared_prompts(self, train: Sequence[Example], held_out: Sequence[Example]) -> list[Example]:
         prompts = {prompt_key(example): example.id for example in held_out}
         shared = [example for example in train if prompt_key(example) in prompts]
-        if shared and self.config.bad_rows == "stop":
+        if shared and self.bad_rows == "stop":
             raise DataError(
-                f"{len(shared)} training rows of {self.config.path} have the prompt of a held-out row, the first "
+                f"{len(shared)} training rows of {self.path} have the prompt of a held-out row, the first "
                 f"{shared[0].id!r} that of {prompts[prompt_key(shared[0])]!r} (bad_rows: skip leaves them out)"
             )
         return [example for example in train if prompt_key(example) not in prompts]
+
+
+class RowsConfig(FileTask):
+    """A user's own rows, without a judgement of their own: ``{type: rows, path: data.jsonl, columns: {prompt: q}}``."""
+
+    type: Literal["rows"] = "rows"
 
 
 def split_by_prompt(examples: Sequence[Example], fraction: float, seed: int) -> tuple[list[Example], list[Example]]:

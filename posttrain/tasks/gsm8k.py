@@ -1,15 +1,17 @@
 """Word problems as in GSM8K (arXiv 2110.14168): ``question``, and ``answer`` that ends in ``#### number``."""
 
 import re
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from posttrain.data.dataset import DatasetConfig, LoadedExamples, load_examples
-from posttrain.data.fields import FieldError
+from posttrain.data.dataset import resolve_columns
+from posttrain.data.fields import ExampleField, FieldError, example_from_values
 from posttrain.data.prompt_format import PromptFormat
+from posttrain.data.rows import Row
 from posttrain.rewards.reward import Reward
-from posttrain.tasks.file_task import FileTask, FileTaskConfig
+from posttrain.tasks.file_task import FileTask
 from posttrain.types import Example
 
 CALCULATOR_NOTE = re.compile(r"<<[^<>]*>>")
@@ -19,10 +21,11 @@ NOT_THE_NUMBER = str.maketrans("", "", ",$€£%")
 PROMPT = "{problem}\nThink step by step. Write the answer on the last line, as #### and the number."
 
 
-class GSM8KConfig(FileTaskConfig):
+class GSM8KConfig(FileTask):
     """For example ``{type: gsm8k, path: train.jsonl, eval_path: test.jsonl}``; the files are the user's own.
 
-    ``columns`` is fixed: question and answer.
+    ``columns`` is fixed: question and answer. The answer is the number after ``####``; the demonstration is the
+    reasoning without calculator notes, and then the answer in the same form.
     """
 
     type: Literal["gsm8k"] = "gsm8k"
@@ -34,16 +37,11 @@ class GSM8KConfig(FileTaskConfig):
             raise ValueError("the columns of type gsm8k are question and answer; use type rows for a mapping")
         return self
 
-    def build(self) -> "GSM8KTask":
-        return GSM8KTask(self)
+    def columns_of(self, rows: Sequence[Row]) -> dict[ExampleField, str]:
+        return resolve_columns(self.path, rows, {"prompt": "question", "demonstration": "answer"})
 
-
-class GSM8KTask(FileTask):
-    """The answer is the number after ``####``; the demonstration is the reasoning without calculator notes, and then
-    the answer in the same form."""
-
-    def load(self, config: DatasetConfig) -> LoadedExamples:
-        return load_examples(config, {"prompt": "question", "demonstration": "answer"}, with_gold)
+    def example(self, values: Mapping[str, Any], columns: Mapping[ExampleField, str], default_id: str) -> Example:
+        return with_gold(example_from_values(values, columns, {"prompt", "demonstration"}, self.format, default_id))
 
     def reward(self) -> Reward:
         """``math_answer``: equality of numbers and expressions, judged in worker processes."""

@@ -1,63 +1,47 @@
 """Questions with lettered options: MMLU-Pro's rows (arXiv 2406.01574), or one's own."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
-from posttrain.data.dataset import DatasetConfig, LoadedExamples, collect_examples, resolve_columns
+from posttrain.data.dataset import resolve_columns
 from posttrain.data.fields import ExampleField, FieldError, example_from_values
 from posttrain.data.prompt_format import PromptFormat
-from posttrain.data.rows import Row, read_rows
+from posttrain.data.rows import Row
 from posttrain.rewards.instructions.multiple_choice import MultipleChoiceReward
 from posttrain.rewards.reward import Reward
-from posttrain.tasks.file_task import FileTask, FileTaskConfig
+from posttrain.tasks.file_task import FileTask
 from posttrain.types import Example
 
 LETTERS = "ABCDEFGHIJ"
 PROMPT = '{problem}\n\nThink step by step, and end with "The answer is (X)", where X is the letter of your choice.'
 
 
-class MultipleChoiceTaskConfig(FileTaskConfig):
+class MultipleChoiceTaskConfig(FileTask):
     """``{type: multiple_choice, path: TIGER-Lab/MMLU-Pro, split: test, columns: {prompt: question}}``. The options are
-    a list of texts; the answer is a letter, or an index from 0."""
+    a list of texts, which make lines ``A) text`` of the prompt; the answer is a letter, or an index from 0."""
 
     type: Literal["multiple_choice"] = "multiple_choice"
     options_column: str = "options"
     format: PromptFormat = Field(default_factory=lambda: PromptFormat(chat=True, template=PROMPT))
 
-    def build(self) -> "MultipleChoiceTask":
-        """The task; its files are read when its examples are first asked for."""
-        return MultipleChoiceTask(self)
-
-
-class MultipleChoiceTask(FileTask):
-    """The prompt is the question with a line ``A) text`` for each option."""
-
-    config: MultipleChoiceTaskConfig
-
-    def load(self, config: DatasetConfig) -> LoadedExamples:
-        rows = read_rows(config.path, config.name, config.split, config.revision)
-        columns = resolve_columns(config.path, rows, {"answer": "answer", **config.columns})
-        stem = Path(config.path).name.split(".")[0]
-        return collect_examples(
-            config.path, rows, lambda row: self._example(row, columns, f"{stem}:{row.number}"), config.bad_rows
-        )
+    def columns_of(self, rows: Sequence[Row]) -> dict[ExampleField, str]:
+        return resolve_columns(self.path, rows, {"answer": "answer", **self.columns})
 
     def reward(self) -> Reward:
         """1 where the chosen letter is the answer."""
         return MultipleChoiceReward(letters=LETTERS).build()
 
-    def _example(self, row: Row, columns: Mapping[ExampleField, str], default_id: str) -> Example:
-        options = row.values.get(self.config.options_column)
+    def example(self, values: Mapping[str, Any], columns: Mapping[ExampleField, str], default_id: str) -> Example:
+        options = values.get(self.options_column)
         if not isinstance(options, list) or not 2 <= len(options) <= len(LETTERS):
-            raise FieldError("options", self.config.options_column, f"is not a list of 2 to {len(LETTERS)} options")
+            raise FieldError("options", self.options_column, f"is not a list of 2 to {len(LETTERS)} options")
         listed = "\n".join(f"{letter}) {option}" for letter, option in zip(LETTERS, options, strict=False))
-        question = row.values.get(columns["prompt"])
-        values = {**row.values, columns["prompt"]: f"{question}\n{listed}" if isinstance(question, str) else question}
-        example = example_from_values(values, columns, {"prompt", "answer"}, self.config.format, default_id)
+        if isinstance(question := values.get(columns["prompt"]), str):
+            values = {**values, columns["prompt"]: f"{question}\n{listed}"}
+        example = example_from_values(values, columns, {"prompt", "answer"}, self.format, default_id)
         answer = str(example.answer).strip().upper()
         letter = LETTERS[int(answer)] if answer.isdigit() and int(answer) < len(LETTERS) else answer
         if len(letter) != 1 or letter not in LETTERS[: len(options)]:

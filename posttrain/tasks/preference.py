@@ -1,26 +1,25 @@
 """Preferences as data: for a prompt, completions ranked best first."""
 
 import math
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from pydantic import Field
 
 from posttrain.data.conversation import conversation
-from posttrain.data.dataset import DatasetConfig, LoadedExamples, collect_examples
-from posttrain.data.fields import FIELDS, FieldError, example_from_values
-from posttrain.data.rows import Row, read_rows
-from posttrain.tasks.file_task import FileTask, FileTaskConfig
+from posttrain.data.fields import FIELDS, ExampleField, FieldError, example_from_values
+from posttrain.data.rows import Row
+from posttrain.tasks.file_task import FileTask
 from posttrain.types import Example
 
 
-class PreferenceConfig(FileTaskConfig):
+class PreferenceConfig(FileTask):
     """For example ``{type: preference, path: pairs.jsonl.gz, eval_fraction: 0.1}``.
 
     A row is one of: ``prompt``, ``chosen`` and ``rejected`` (texts, or lists with the assistant's message); two whole
     conversations ``chosen`` and ``rejected``, as messages or as text in the form of HH-RLHF (arXiv 2204.05862), that
-    differ in the last answer; ``prompt`` and ``candidates``, best first. ``margin`` says by how much a pair differs.
+    differ in the last answer; ``prompt`` and ``candidates``, best first. ``margin`` says by how much a pair differs,
+    and stands in ``Example.metadata``. ``candidates`` are at least two and all different.
     """
 
     type: Literal["preference"] = "preference"
@@ -28,36 +27,21 @@ class PreferenceConfig(FileTaskConfig):
     rejected_column: str = "rejected"
     margin_column: str = Field(default="margin", description="a number; rows without it have margin 0")
 
-    def build(self) -> "PreferenceTask":
-        return PreferenceTask(self)
+    def columns_of(self, rows: Sequence[Row]) -> dict[ExampleField, str]:
+        return {name: name for name in FIELDS if name != "task"} | self.columns
 
-
-class PreferenceTask(FileTask):
-    """Examples with ``candidates``, at least two and all different; a pair's margin is in ``metadata["margin"]``."""
-
-    config: PreferenceConfig
-
-    def load(self, config: DatasetConfig) -> LoadedExamples:
-        columns = {name: name for name in FIELDS if name != "task"} | config.columns
-        stem = Path(config.path).name.split(".")[0]
-
-        def convert(row: Row) -> Example:
-            values = self._ranked(row.values, columns["prompt"], columns["candidates"])
-            example = example_from_values(
-                values, columns, {"prompt", "candidates"}, config.format, default_id=f"{stem}:{row.number}"
-            )
-            example.task = "preference"
-            if len(set(example.candidates)) < max(2, len(example.candidates)):
-                problem = "has two equal completions, or fewer than two: nothing is preferred"
-                raise FieldError("candidates", columns["candidates"], problem)
-            return example
-
-        rows = read_rows(config.path, config.name, config.split, config.revision)
-        return collect_examples(config.path, rows, convert, config.bad_rows)
+    def example(self, values: Mapping[str, Any], columns: Mapping[ExampleField, str], default_id: str) -> Example:
+        ranked = self._ranked(values, columns["prompt"], columns["candidates"])
+        example = example_from_values(ranked, columns, {"prompt", "candidates"}, self.format, default_id)
+        example.task = "preference"
+        if len(set(example.candidates)) < max(2, len(example.candidates)):
+            problem = "has two equal completions, or fewer than two: nothing is preferred"
+            raise FieldError("candidates", columns["candidates"], problem)
+        return example
 
     def _ranked(self, values: Mapping[str, Any], prompt: str, candidates: str) -> dict[str, Any]:
         """``values`` with the pair as two candidates, and a margin under that name."""
-        chosen, rejected, margin = self.config.chosen_column, self.config.rejected_column, self.config.margin_column
+        chosen, rejected, margin = self.chosen_column, self.rejected_column, self.margin_column
         others = {name: value for name, value in values.items() if name not in (chosen, rejected, margin)}
         if values.get(margin) is not None:
             try:

@@ -8,14 +8,13 @@ from typing import Literal, get_args
 
 from pydantic import Field, model_validator
 
-from posttrain.config import Config
 from posttrain.data.held_out import is_one_in
 from posttrain.data.prompt_format import PromptFormat
 from posttrain.data.rows import read_rows
 from posttrain.errors import DataError
 from posttrain.rewards.references.bleu import BleuConfig
 from posttrain.rewards.reward import Reward
-from posttrain.tasks.task import SplitTask
+from posttrain.tasks.task import ConfiguredTask
 from posttrain.types import Example
 
 Instruction = Literal["reverse", "pairs", "riffle", "sort"]
@@ -32,9 +31,13 @@ REWRITE: dict[Instruction, Callable[[Words], Words]] = {
 }
 
 
-class RewritingConfig(Config):
+class RewritingConfig(ConfiguredTask):
     """The demonstrations are the references, and ``copies`` times the sentence as it was: who imitates them all follows
-    the instruction in ``references`` answers of ``references + copies``, and copies the sentence in the others."""
+    the instruction in ``references`` answers of ``references + copies``, and copies the sentence in the others.
+
+    No held-out sentence is a training sentence, also not of another seed. ``Example.metadata`` holds ``instruction``
+    and ``words``, their number; ``candidates`` are an answer, and one with two words exchanged: what a reward model
+    learns from."""
 
     type: Literal["rewriting"] = "rewriting"
     instructions: list[Instruction] = Field(default=[*get_args(Instruction)], min_length=1)
@@ -58,17 +61,6 @@ class RewritingConfig(Config):
             raise ValueError(f"train_size + {HELD_OUT_OF} eval_size is above {enough}: raise max_words")
         return self
 
-    def build(self) -> "RewritingTask":
-        return RewritingTask(self)
-
-
-class RewritingTask(SplitTask):
-    """No held-out sentence is a training sentence, also not of another seed. ``Example.metadata`` holds
-    ``instruction`` and ``words``, their number; ``candidates`` are an answer, and one with two words exchanged: what a
-    reward model learns from."""
-
-    config: RewritingConfig
-
     def train_examples(self) -> list[Example]:
         """``train_size`` rows, or those of them that ``ids_from`` names.
 
@@ -76,11 +68,11 @@ class RewritingTask(SplitTask):
             DataError: ``ids_from`` cannot be read, or names other rows.
         """
         rows = {example.id: example for example in self._split[0]}
-        if self.config.ids_from is None:
+        if self.ids_from is None:
             return [*rows.values()]
-        ids = [str(row.values.get("id")) for row in read_rows(self.config.ids_from)]
+        ids = [str(row.values.get("id")) for row in read_rows(self.ids_from)]
         if unknown := [name for name in ids if name not in rows]:
-            raise DataError(f"data.ids_from: {self.config.ids_from} names {unknown[0]!r}, which is no training row")
+            raise DataError(f"data.ids_from: {self.ids_from} names {unknown[0]!r}, which is no training row")
         return [rows[name] for name in ids]
 
     def reward(self) -> Reward:
@@ -90,33 +82,33 @@ class RewritingTask(SplitTask):
     @cached_property
     def _split(self) -> tuple[list[Example], list[Example]]:
         """The held-out rows do not depend on ``train_size``."""
-        config, rng = self.config, random.Random(f"rewriting/{self.config.seed}")
-        held_out = self._draw(rng, config.eval_size, held_out=True)
-        train = self._draw(rng, config.train_size, held_out=False)
-        if config.shuffled_references:
+        rng = random.Random(f"rewriting/{self.seed}")
+        held_out = self._draw(rng, self.eval_size, held_out=True)
+        train = self._draw(rng, self.train_size, held_out=False)
+        if self.shuffled_references:
             references = [example.references for example in train]
             for example, others in zip(train, references[1:] + references[:1], strict=True):
                 example.references = others
         return train, held_out
 
     def _draw(self, rng: random.Random, size: int, held_out: bool) -> list[Example]:
-        config, sentences = self.config, dict[str, Instruction]()
+        sentences = dict[str, Instruction]()
         while len(sentences) < size:
-            sentence = " ".join(rng.sample(VOCABULARY, rng.randint(config.min_words, config.max_words)))
+            sentence = " ".join(rng.sample(VOCABULARY, rng.randint(self.min_words, self.max_words)))
             if is_held_out(sentence) == held_out:
-                sentences[sentence] = rng.choice(config.instructions)
+                sentences[sentence] = rng.choice(self.instructions)
         return [self._example(instruction, sentence.split()) for sentence, instruction in sentences.items()]
 
     def _example(self, instruction: Instruction, words: Words) -> Example:
         sentence, answer = " ".join(words), " ".join(REWRITE[instruction](words))
         wrong, (one, other) = answer.split(), random.Random(sentence).sample(range(len(words)), 2)
         wrong[one], wrong[other] = wrong[other], wrong[one]
-        references = [style.format(answer) for style in STYLES[: self.config.references]]
+        references = [style.format(answer) for style in STYLES[: self.references]]
         return Example(
             id=sentence,
-            prompt=self.config.format.prompt(f"{instruction}: {sentence}"),
+            prompt=self.format.prompt(f"{instruction}: {sentence}"),
             references=references,
-            demonstration=[*references, *[sentence] * self.config.copies],
+            demonstration=[*references, *[sentence] * self.copies],
             candidates=[answer, " ".join(wrong)],
             metadata={"instruction": instruction, "words": len(words)},
         )

@@ -1,8 +1,9 @@
 """The task protocol: where examples come from and how a completion of one is judged."""
 
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Protocol, Self
 
+from posttrain.config import Config
 from posttrain.rewards.reward import Reward
 from posttrain.types import Example
 
@@ -21,11 +22,13 @@ class Task(Protocol):
     def reward(self) -> Reward | None: ...
 
 
-class SplitTask:
-    """A task whose examples are made, or loaded, when they are first asked for: ``_split``, training and held-out."""
+class ConfiguredTask(Config):
+    """A task and its config in one: its keys, and ``_split``, the training and held-out examples, which are made or
+    loaded when they are first asked for."""
 
-    def __init__(self, config: Any) -> None:
-        self.config = config
+    def build(self) -> Self:
+        """The task, which has made no examples yet."""
+        return type(self)(**dict(self))
 
     def train_examples(self) -> list[Example]:
         return list(self._split[0])

@@ -88,12 +88,29 @@ class RewardModelTrainer(TRLMethod):
         self.order = self._order()
 
     def load_model(self, path: str | Path) -> PreTrainedModel:
-        """A classifier with one output; its head is drawn from the run's seed where ``path`` has none."""
-        model: Any = load_reward_model(path, self.model_config)
+        """A classifier with one output; its head is drawn from the run's seed where ``path`` has none.
+
+        Raises:
+            JobError: there is no such model.
+        """
+        config = self.model_config
+        try:
+            with suppress_seqcls_warning():  # that a language model has no such head
+                model: Any = AutoModelForSequenceClassification.from_pretrained(
+                    str(path),
+                    revision=config.revision,
+                    num_labels=1,
+                    dtype=getattr(torch, config.dtype),
+                    attn_implementation="sdpa" if config.attention == "packed_sdpa" else config.attention,
+                )
+        except OSError as error:
+            raise JobError(f"model.path: cannot load {str(path)!r}: {error}") from error
+        if config.gradient_checkpointing:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         if self.tokenizer.pad_token_id is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
         model.config.pad_token_id = self.tokenizer.pad_token_id  # of batches: where the last token is found
-        return model if self.model_config.lora is None else add_adapter(model, self.model_config.lora, "SEQ_CLS")
+        return model if config.lora is None else add_adapter(model, config.lora, "SEQ_CLS")
 
     def trained_tokens(self, step: int) -> int:
         """How many tokens ``step`` reads, prompts included."""
@@ -108,11 +125,14 @@ class RewardModelTrainer(TRLMethod):
             **self.trl_arguments(session.scratch, fewest_micro_batches(share, longest, config.tokens_per_micro_batch)),
             center_rewards_coefficient=config.centring or None,
         )
-        dataset = Dataset.from_list([trl_row(index, pair) for index, pair in enumerate(pairs)]).select(self.order)
+        rows = [
+            {"chosen_ids": pair.chosen.ids, "rejected_ids": pair.rejected.ids, "margin": pair.margin, "index": index}
+            for index, pair in enumerate(pairs)
+        ]
         common: dict[str, Any] = {
             "model": self.model,
             "args": arguments,
-            "train_dataset": dataset,
+            "train_dataset": Dataset.from_list(rows).select(self.order),
             "processing_class": self.tokenizer,
             "callbacks": [session],
         }
@@ -246,36 +266,3 @@ class IndexedCollator(DataCollatorForPreference):
     def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
         batch: dict[str, Any] = super().torch_call(examples)
         return batch | {"index": torch.tensor([example["index"] for example in examples])}
-
-
-def trl_row(index: int, pair: Pair) -> dict[str, Any]:
-    """A pair as TRL takes it, tokenized."""
-    return {
-        "chosen_ids": pair.chosen.ids,
-        "rejected_ids": pair.rejected.ids,
-        "margin": pair.margin,
-        "index": index,
-    }
-
-
-def load_reward_model(path: str | Path, config: ModelConfig) -> PreTrainedModel:
-    """A sequence classifier with one output, from a reward model or a causal language model.
-
-    Raises:
-        JobError: there is no such model.
-    """
-    attention = "sdpa" if config.attention == "packed_sdpa" else config.attention
-    try:
-        with suppress_seqcls_warning():  # that a language model has no such head
-            model: PreTrainedModel = AutoModelForSequenceClassification.from_pretrained(
-                str(path),
-                revision=config.revision,
-                num_labels=1,
-                dtype=getattr(torch, config.dtype),
-                attn_implementation=attention,
-            )
-    except OSError as error:
-        raise JobError(f"model.path: cannot load {str(path)!r}: {error}") from error
-    if config.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    return model

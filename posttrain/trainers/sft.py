@@ -98,7 +98,6 @@ class SFTTrainer(TRLMethod):
         )
 
     def close(self) -> None:
-        """End the engine and the grader's workers."""
         if self.engine is not None and self.grader is not None:
             self.engine.close()
             self.grader.close()

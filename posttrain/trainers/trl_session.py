@@ -188,7 +188,7 @@ class Session(TrainerCallback):
         checkpoint = self.store.resolve(resume, on_refused=self.display.warn) if resume else None
         if checkpoint is not None:
             check_layout(checkpoint, self.accelerator, [self.trainer.model])
-        self.record.open(checkpoint, step_of(checkpoint) if checkpoint else 0)
+        self.record.open(checkpoint, int(checkpoint.name.removeprefix("step_")) if checkpoint else 0)
         try:
             with self.display:
                 trainer = self.trainer.trl_trainer(self)
@@ -275,8 +275,3 @@ def device_arguments(accelerator: Accelerator) -> dict[str, Any]:
     if accelerator.distributed_type == DistributedType.DEEPSPEED:
         return {"ddp_backend": "gloo"} if on_cpu else {"bf16": accelerator.mixed_precision == "bf16"}
     return {"use_cpu": on_cpu, "accelerator_config": {"use_configured_state": True}}
-
-
-def step_of(checkpoint: Path) -> int:
-    """The step of a checkpoint, from its folder's name."""
-    return int(checkpoint.name.removeprefix("step_"))

@@ -10,7 +10,7 @@ from posttrain.agents.environment_engine import EnvironmentEngine
 from posttrain.agents.environment_pool import EnvironmentPool
 from posttrain.rollout.config import TransformersEngineConfig
 from posttrain.rollout.transformers_engine import TransformersEngine
-from posttrain.tasks.environment import EnvironmentTask, EnvironmentTaskConfig
+from posttrain.tasks.environment import EnvironmentTask
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +31,7 @@ def task_of() -> Iterator[Callable[..., EnvironmentTask]]:
     def make(name: str, **keys: Any) -> EnvironmentTask:
         environment = {"type": f"custom_environments:{name}"}
         settings = {"workers": 1, "max_turn_tokens": 3, "environment": environment, **keys}
-        made.append(EnvironmentTask(EnvironmentTaskConfig.model_validate(settings)))
+        made.append(EnvironmentTask.model_validate(settings))
         return made[-1]
 
     yield make
@@ -42,4 +42,4 @@ def task_of() -> Iterator[Callable[..., EnvironmentTask]]:
 @pytest.fixture
 def parity(task_of: Callable[..., EnvironmentTask], policy: TransformersEngine) -> EnvironmentEngine:
     """The policy in the environment ``Parity``."""
-    return EnvironmentEngine(policy, EnvironmentPool(task_of("Parity").config), max_turn_tokens=3)
+    return EnvironmentEngine(policy, EnvironmentPool(task_of("Parity")), max_turn_tokens=3)

@@ -15,7 +15,7 @@ from posttrain.types import Example, Origin, Rollout, RolloutGroup, RolloutReque
 
 
 def engine_of(task: EnvironmentTask, policy: Any) -> EnvironmentEngine:
-    return EnvironmentEngine(policy, task._pool, task.config.max_turn_tokens)
+    return EnvironmentEngine(policy, task._pool, task.max_turn_tokens)
 
 
 def requests_of(

@@ -11,7 +11,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from posttrain.data.dataset import DatasetConfig, LoadedExamples, load_examples
+from posttrain.data.dataset import DatasetConfig, LoadedExamples
 from posttrain.errors import DataError
 from posttrain.types import Example
 
@@ -20,7 +20,7 @@ COLUMNS = {"prompt": "question", "answer": "gold"}
 
 
 def load(path: Path | str, **keys: Any) -> LoadedExamples:
-    return load_examples(DatasetConfig.model_validate({"path": str(path), **keys}))
+    return DatasetConfig.model_validate({"path": str(path), **keys}).load()
 
 
 def refuse(path: Path | str, message: str, **keys: Any) -> None:

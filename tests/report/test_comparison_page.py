@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from posttrain.report.comparison_page import metric_section, setting_rows, write_comparison_page
+from posttrain.report.comparison_page import MetricSection, setting_rows, write_comparison_page
 
 FIRST = "trainer: {learning_rate: 0.1, steps: 4}\nrun: {folder: a, seed: 1}\n"
 SECOND = "trainer: {learning_rate: 0.2, steps: 4, kl_coef: 0.5}\nrun: {folder: b, seed: 2}\n"
@@ -14,8 +14,8 @@ def page(folder: Path) -> str:
     (folder / "seed-2" / "raft").mkdir(parents=True)
     (folder / "seed-2" / "raft" / "report.html").write_text("a run page")
     sections = [
-        metric_section("eval/accuracy", '<svg class="one"/>', [TABLE], "p: at least 0.5"),
-        metric_section("eval/length", '<svg class="two"/>', [TABLE], ""),
+        MetricSection("eval/accuracy", '<svg class="one"/>', [TABLE], "p: at least 0.5"),
+        MetricSection("eval/length", '<svg class="two"/>', [TABLE], ""),
     ]
     write_comparison_page(folder, "seeds 1, 2", ["holds: a < b"], sections, {"<grpo>": FIRST, "raft": SECOND}, [1, 2])
     return (folder / "comparison.html").read_text()

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from posttrain.cli.init import complete
 from posttrain.errors import JobError
 from posttrain.job import METHODS, load_job
 from posttrain.starter.job_file import ON_ENVIRONMENTS, Wishes, default_reward, fields_read, guess_column, write_job
@@ -52,20 +53,24 @@ def test_a_path_that_yaml_would_misread_is_quoted(rows: Path, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"data": None}, "grpo needs --data"),
-        ({"columns": {"prompt": "question"}}, "grpo needs --answer-column"),
-        ({"reward": "learned"}, "--reward-source, the model of learned"),
-        ({"method": "urpo", "preferences": None}, "urpo needs --preferences"),
-        ({"method": "agent_r", "environment": None}, "agent_r needs --environment"),
-        ({"method": "grop"}, "there is no method 'grop'; choose one of agent_r"),
+        ({"data": None}, "--data is missing: data"),
+        ({"columns": {"prompt": "prompt"}}, "--answer-column is missing: column with the answer .there are prompt."),
+        ({"reward": "learned"}, "--reward-source is missing: the reward's model"),
+        ({"method": "urpo", "preferences": None}, "--preferences is missing"),
     ],
 )
-def test_what_is_missing_is_said(changes: dict[str, Any], message: str, rows: Path, tmp_path: Path) -> None:
-    wishes = wishes_of("grpo", rows)
+def test_what_is_missing_is_said(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+    (tmp_path / "bare.jsonl").write_text('{"prompt": "2+3?"}\n')
+    wishes = wishes_of("grpo", tmp_path / "bare.jsonl")
     for name, value in changes.items():
         setattr(wishes, name, value)
     with pytest.raises(JobError, match=message):
-        write_job(wishes, tmp_path / "first.yaml")
+        complete(wishes)
+
+
+def test_an_unknown_method_is_said(tmp_path: Path) -> None:
+    done = init("grop", "--output", str(tmp_path / "job.yaml"), stdin=subprocess.DEVNULL)
+    assert (done.returncode, "there is no method 'grop'; choose one of agent_r" in done.stderr) == (2, True)
 
 
 def init(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from posttrain.errors import JobError
 from posttrain.rewards.math.exact_integer import ExactIntegerReward
 from posttrain.rewards.reward import Reward, RewardInput
-from posttrain.tasks.arithmetic import ArithmeticConfig, ArithmeticTask, addition_columns, carries, running_totals
+from posttrain.tasks.arithmetic import ArithmeticConfig, addition_columns, carries, running_totals
 from posttrain.types import Example
 
 SETTINGS: list[dict[str, Any]] = [
@@ -23,7 +23,7 @@ SETTINGS: list[dict[str, Any]] = [
 ]
 
 
-def task(**keys: Any) -> ArithmeticTask:
+def task(**keys: Any) -> ArithmeticConfig:
     return ArithmeticConfig.model_validate({"train_size": 300, "eval_size": 50, **keys}).build()
 
 

@@ -14,7 +14,7 @@ from posttrain.rewards.reward import RewardInput
 from posttrain.tasks.arithmetic import ArithmeticConfig
 from posttrain.tasks.config import TaskConfig
 from posttrain.tasks.file_task import FileTask, RowsConfig, prompt_key
-from posttrain.tasks.gsm8k import GSM8KConfig, GSM8KTask, gold_number
+from posttrain.tasks.gsm8k import GSM8KConfig, gold_number
 from posttrain.types import Example
 
 SHARED_GSM8K = Path(__file__).parents[2] / ".." / "shared" / "data" / "gsm8k"
@@ -103,7 +103,7 @@ def test_training_prompts_are_chosen_by_pass_rate_and_held_out_ones_are_not(tmp_
 # ---- gsm8k --------------------------------------------------------------------------------------------------------
 
 
-def gsm8k_task(path: str, **keys: Any) -> GSM8KTask:
+def gsm8k_task(path: str, **keys: Any) -> GSM8KConfig:
     return GSM8KConfig.model_validate({"path": path, **keys}).build()
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from posttrain.errors import DataError
+from posttrain.tasks.arithmetic import TotalsPreferenceConfig
 from posttrain.tasks.preference import PreferenceConfig
-from posttrain.tasks.totals_preference import TotalsPreferenceConfig
 from posttrain.types import Example
 
 HH_PAIRS = Path(__file__).parents[3] / "shared" / "data" / "hh_rlhf" / "pairs.jsonl.gz"

@@ -9,10 +9,10 @@ from pydantic import ValidationError
 
 from posttrain.errors import DataError
 from posttrain.rewards.reward import RewardInput
-from posttrain.tasks.rewriting import REWRITE, Instruction, RewritingConfig, RewritingTask, is_held_out
+from posttrain.tasks.rewriting import REWRITE, Instruction, RewritingConfig, is_held_out
 
 
-def task(**keys: Any) -> RewritingTask:
+def task(**keys: Any) -> RewritingConfig:
     return RewritingConfig.model_validate({"train_size": 300, "eval_size": 50, **keys}).build()
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from posttrain.data.dataset import DatasetConfig, load_examples
+from posttrain.data.dataset import DatasetConfig
 from posttrain.errors import JobError
 from posttrain.rewards.checked import score_checked
 from posttrain.rewards.instructions.instruction_checks import INSTRUCTIONS
@@ -75,7 +75,7 @@ def test_every_way_to_score(score: Any, mode: Any, expected: list[float]) -> Non
 def test_ifevals_prompts_load_and_run(reward: InstructionsReward) -> None:
     if not PROMPTS.exists():
         pytest.skip("IFEval's prompts are not on this machine (../shared/data/ifeval)")
-    loaded = load_examples(DatasetConfig(path=str(PROMPTS), columns={"id": "key"}))
+    loaded = DatasetConfig(path=str(PROMPTS), columns={"id": "key"}).load()
     assert len(loaded.examples) == 541 and not loaded.skipped
     instructions = [instruction for example in loaded.examples for instruction in instructions_of(example)]
     assert len(instructions) == 834
