@@ -18,7 +18,8 @@ from posttrain.report.page import write_report
 from posttrain.trainers.run_record import RunRecord
 from posttrain.training.accelerator import any_rank
 from posttrain.training.checkpoint import CheckpointStore
-from posttrain.training.layout import check_layout, write_layout
+from posttrain.training.layout import check_models, is_shared_alike, write_layout
+from posttrain.training.reshard import load_resharded
 from posttrain.training.run_log import rollout_records
 
 if TYPE_CHECKING:
@@ -114,9 +115,12 @@ class Session:
         """Restore the newest valid checkpoint if asked to, open the log, and give the engine the policy's weights."""
         checkpoint = self.store.resolve(resume, on_refused=self.display.warn) if resume else None
         if checkpoint is not None:
-            check_layout(checkpoint, self.accelerator, self._models())
-            for place, accelerator in self._accelerators(checkpoint):
-                accelerator.load_state(str(place))
+            check_models(checkpoint, self.accelerator, self._models())
+            if is_shared_alike(checkpoint, self.accelerator):
+                for place, accelerator in self._accelerators(checkpoint):
+                    accelerator.load_state(str(place))
+            else:
+                load_resharded(checkpoint, self.trainer.updates)
             state = torch.load(checkpoint / "trainer.pt", weights_only=True)
             self.trainer.load_state_dict(state["trainer"])
             self.first, self.last = state["first"], state["last"]

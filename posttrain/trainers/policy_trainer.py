@@ -59,6 +59,7 @@ from posttrain.training.model_config import ModelConfig
 from posttrain.training.packing import MicroBatch
 from posttrain.training.run_config import RunConfig
 from posttrain.training.schedule import learning_rate
+from posttrain.training.sequence_parallel import SequenceRanks
 from posttrain.training.update import LossOutput, Update, UpdateResult
 from posttrain.types import Example, RolloutGroup, RolloutRequest, TrainingSample
 
@@ -101,6 +102,8 @@ class PolicyTrainer:
         self.grader = grader or reward
         self.eval_dataset = list(eval_dataset)
         self.accelerator = make_accelerator(list(self.run.trackers), self.run.folder, config.max_grad_norm)
+        size = self.model_config.sequence_parallel
+        self.sequence_ranks = SequenceRanks(size, self.accelerator) if size > 1 else None
         self.tokenizer = load_tokenizer(model, self.model_config.revision)
         self.sampler = ExampleSampler(list(train_dataset), seed=self.run.seed)
         self.stragglers = Stragglers.of(config, train_dataset)
@@ -305,7 +308,7 @@ class PolicyTrainer:
         if peak is not None and minibatches:
             flops = sum(update_flops(self.causal_lm, batch) for part in minibatches for batch in part.batches)
             seconds = time.perf_counter() - started
-            metrics["speed/mfu"] = self.config.updates_per_step * flops / (seconds * peak)
+            metrics["speed/mfu"] = self.config.updates_per_step * flops / (seconds * peak * self.update.sharing)
         return metrics
 
     def minibatches(self, samples: list[TrainingSample]) -> list[list[TrainingSample]]:
@@ -452,6 +455,7 @@ class PolicyTrainer:
             optimizer,
             tokens_per_micro_batch=self.config.tokens_per_micro_batch,
             max_grad_norm=max_grad_norm,
+            sequence_ranks=self.sequence_ranks,
         )
         self.updates.append(update)
         return update

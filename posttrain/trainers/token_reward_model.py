@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase
 
 from posttrain.rollout.weight_sync import policy_buckets
-from posttrain.training.model import backbone_of, packed_hidden_states
+from posttrain.training.model import at_trained_tokens, backbone_of
 from posttrain.training.packing import MicroBatch
 
 
@@ -32,8 +32,10 @@ class TokenRewardModel(nn.Module):
 
     def forward(self, batch: MicroBatch) -> Tensor:
         """Scores (logits) of the trained tokens, float32 [M]."""
-        hidden = packed_hidden_states(self.backbone, batch)
-        return hidden[batch.sources + self.offset].float() @ self.head
+        (scores,) = at_trained_tokens(
+            self.backbone, batch, batch.sources + self.offset, lambda hidden, _: (hidden.float() @ self.head,)
+        )
+        return scores
 
     def save(self, folder: Path, tokenizer: PreTrainedTokenizerBase, is_main: bool) -> None:
         """Write a sequence classifier with one output (adapter merged, head in float32), whose config says where a

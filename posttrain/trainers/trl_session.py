@@ -27,7 +27,7 @@ from posttrain.trainers.run_record import RunRecord
 from posttrain.trainers.trl_config import TRLMethodConfig
 from posttrain.training.accelerator import any_rank, make_accelerator
 from posttrain.training.checkpoint import CheckpointStore
-from posttrain.training.layout import check_layout, write_layout
+from posttrain.training.layout import check_models, check_shares, write_layout
 from posttrain.training.model import load_tokenizer, save_causal_lm
 from posttrain.training.model_config import ModelConfig
 from posttrain.training.run_config import RunConfig
@@ -72,6 +72,8 @@ class TRLMethod(ABC):
                 f"{f'{less} or ' if less else ''}{less + ranks} rows, or "
                 f"{max(n for n in range(1, ranks) if config.batch_size % n == 0)} ranks"
             )
+        if self.model_config.sequence_parallel > 1:
+            raise JobError(f"model.sequence_parallel: {self.method} runs in TRL's loop, which cannot share sequences")
         self.tokenizer = load_tokenizer(model, self.model_config.revision)
         torch.manual_seed(derive_seed(self.run.seed, "policy") % 2**32)  # of an adapter's or a head's first weights
         self.model: Any = self.load_model(model)
@@ -187,7 +189,8 @@ class Session(TrainerCallback):
         """Run TRL's loop from the checkpoint that ``resume`` means, or from the start."""
         checkpoint = self.store.resolve(resume, on_refused=self.display.warn) if resume else None
         if checkpoint is not None:
-            check_layout(checkpoint, self.accelerator, [self.trainer.model])
+            check_models(checkpoint, self.accelerator, [self.trainer.model])
+            check_shares(checkpoint, self.accelerator)
         self.record.open(checkpoint, int(checkpoint.name.removeprefix("step_")) if checkpoint else 0)
         try:
             with self.display:

@@ -20,16 +20,19 @@ def write_layout(folder: Path, accelerator: Accelerator, models: Sequence[nn.Mod
     (folder / LAYOUT_FILE).write_text(json.dumps(_layout(accelerator, models)), encoding="utf-8")
 
 
-def check_layout(checkpoint: Path, accelerator: Accelerator, models: Sequence[nn.Module]) -> None:
-    """Whether this launch can go on from ``checkpoint``: with the same models, and under DeepSpeed, which splits the
-    optimizer's state by rank, with the same ranks. Without it any number of ranks goes on; a rank that the checkpoint
-    has no random generators of keeps those it started with.
+def read_layout(checkpoint: Path) -> dict[str, Any]:
+    """``ranks``, ``zero_stage`` (None without DeepSpeed), and by name the shapes of all ``parameters``."""
+    layout: dict[str, Any] = json.loads((checkpoint / LAYOUT_FILE).read_text(encoding="utf-8"))
+    return layout
+
+
+def check_models(checkpoint: Path, accelerator: Accelerator, models: Sequence[nn.Module]) -> None:
+    """Whether ``checkpoint`` is of these models.
 
     Raises:
-        CheckpointError: another model, other adapters, or ranks that share it in another way.
+        CheckpointError: of another model, or of other adapters; names the first parameter that differs.
     """
-    there, here = json.loads((checkpoint / LAYOUT_FILE).read_text(encoding="utf-8")), _layout(accelerator, models)
-    first, second = there["parameters"], here["parameters"]
+    first, second = (layout["parameters"] for layout in (read_layout(checkpoint), _layout(accelerator, models)))
     unlike = [name for name in first | second if first.get(name) != second.get(name)]
     if unlike:
         name = unlike[0]
@@ -38,12 +41,26 @@ def check_layout(checkpoint: Path, accelerator: Accelerator, models: Sequence[nn
             f"{f', and {len(unlike) - 1} more parameters differ' if unlike[1:] else ''}. Resume with the model and the "
             "model.lora of the run that wrote it"
         )
-    split = here["zero_stage"] is not None
-    if there["zero_stage"] != here["zero_stage"] or (split and there["ranks"] != here["ranks"]):
+
+
+def is_shared_alike(checkpoint: Path, accelerator: Accelerator) -> bool:
+    """Whether the optimizer's state lies there as this launch reads it: under DeepSpeed in a part for each of its
+    ranks, without DeepSpeed whole, for any number of ranks."""
+    there, stage = read_layout(checkpoint), zero_stage(accelerator)
+    return there["zero_stage"] == stage and (stage is None or there["ranks"] == accelerator.num_processes)
+
+
+def check_shares(checkpoint: Path, accelerator: Accelerator) -> None:
+    """For a loop that cannot share a checkpoint out anew.
+
+    Raises:
+        CheckpointError: another number of ranks under DeepSpeed, or another stage.
+    """
+    if not is_shared_alike(checkpoint, accelerator):
+        there, here = read_layout(checkpoint), _layout(accelerator, [])
         raise CheckpointError(
             f"{checkpoint}: written by {_ranks(there)}, and this launch has {_ranks(here)}, which would read the "
-            f"optimizer's state in other parts. Launch it as it was (--num_processes {there['ranks']}), or start a new "
-            "run from the model of a finished one (model.path=RUN/model)"
+            f"optimizer's state in other parts. Launch it as it was (--num_processes {there['ranks']})"
         )
 
 

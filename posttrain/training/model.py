@@ -1,5 +1,6 @@
 """The policy as the trainer holds it: a causal language model that returns log-probs and entropy, never logits."""
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -32,24 +33,37 @@ class PolicyModel(nn.Module):
 
     def forward(self, batch: MicroBatch) -> tuple[Tensor, Tensor]:
         """Log-probs and entropies (nats, float32 [M]) of the trained tokens, at the sampling temperature."""
-        hidden = packed_hidden_states(backbone_of(self.causal_lm), batch)
         head = base_model_of(self.causal_lm).get_output_embeddings()
-        return token_logprobs(
-            hidden[batch.sources],
-            head.weight,
-            batch.targets,
-            temperature=self.temperature,
-            chunk_size=self.chunk_size,
-            bias=head.bias,
-        )
+
+        def statistics(hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+            return token_logprobs(
+                hidden, head.weight, targets, temperature=self.temperature, chunk_size=self.chunk_size, bias=head.bias
+            )
+
+        return at_trained_tokens(backbone_of(self.causal_lm), batch, batch.sources, statistics)
+
+
+def at_trained_tokens(
+    backbone: nn.Module, batch: MicroBatch, index: Tensor, values: Callable[[Tensor, Tensor], Any]
+) -> Any:
+    """What ``values`` (of [m, hidden] and targets [m] some [m]) gives for the last hidden states of the packed tokens
+    ``index`` [M]; of ranks that share the tokens, each computes its own, and gets all."""
+    hidden, ranks = packed_hidden_states(backbone, batch), batch.sequence_ranks
+    if ranks is None:
+        return values(hidden[index], batch.targets)
+    counts = torch.bincount(index // len(hidden), minlength=ranks.size).tolist()
+    own = index.split(counts)[ranks.rank] - ranks.rank * len(hidden)
+    found = values(hidden[own], batch.targets.split(counts)[ranks.rank])
+    return tuple(ranks.gather(each, counts) for each in found)
 
 
 def packed_hidden_states(backbone: nn.Module, batch: MicroBatch) -> Tensor:
-    """Last hidden states [T, hidden] of a packed micro-batch; no token sees another sample."""
+    """Last hidden states [T, hidden] of a packed micro-batch (of this rank's part); no token sees another sample."""
     output = backbone(
         input_ids=batch.input_ids,
         position_ids=batch.position_ids,
         use_cache=False,
+        sequence_ranks=batch.sequence_ranks,
         **packed_arguments(batch.lengths, batch.input_ids.device),
     )
     return output.last_hidden_state[0]
@@ -91,6 +105,7 @@ def load_causal_lm(path: str | Path, config: ModelConfig) -> nn.Module:
             )
     except OSError as error:
         raise JobError(f"model.path: cannot load {str(path)!r}: {error}") from error
+    _check_heads(model.config, config.sequence_parallel)
     if config.attention == "packed_sdpa":
         enable_packed_attention(model)
     else:
@@ -101,6 +116,17 @@ def load_causal_lm(path: str | Path, config: ModelConfig) -> nn.Module:
         if isinstance(module, nn.Dropout):
             module.p = 0.0  # the policy that is updated must be the policy that sampled
     return model
+
+
+def _check_heads(model: Any, size: int) -> None:
+    """Whether ``size`` ranks can share the heads of attention."""
+    heads, narrow = model.num_attention_heads, getattr(model, "num_key_value_heads", model.num_attention_heads)
+    fitting = [n for n in range(1, heads + 1) if heads % n == 0 and (narrow % n == 0 or n % narrow == 0)]
+    if size not in fitting:
+        raise JobError(
+            f"model.sequence_parallel: {heads} heads over {narrow} of keys cannot be shared by {size} ranks; take "
+            f"{', '.join(map(str, fitting))}"
+        )
 
 
 def add_adapter(causal_lm: Any, config: LoRAConfig, task_type: str = "CAUSAL_LM") -> nn.Module:

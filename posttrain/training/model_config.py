@@ -42,5 +42,12 @@ class ModelConfig(ModelSource):
         default="packed_sdpa", description="packed_sdpa needs no extra package; flash attention is for GPUs"
     )
     gradient_checkpointing: bool = False
+    sequence_parallel: int = Field(default=1, ge=1, description="ranks that share the tokens of each micro-batch")
     logits_chunk_size: int = Field(default=256, ge=1, description="tokens whose logits exist at one time")
     lora: LoRAConfig | None = None
+
+    @model_validator(mode="after")
+    def _attention_that_exchanges(self) -> Self:
+        if self.sequence_parallel > 1 and self.attention != "packed_sdpa":
+            raise ValueError("sequence_parallel needs attention=packed_sdpa, which runs PyTorch's flash kernel on GPUs")
+        return self

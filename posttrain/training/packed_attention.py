@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 
+from posttrain.training.sequence_parallel import SequenceRanks
+
 PACKED_ATTENTION = "packed_sdpa"
 
 Run = tuple[int, int]
@@ -64,6 +66,7 @@ def packed_attention(
     scaling: float | None = None,
     sliding_window: int | None = None,
     packed_runs: Sequence[Run] | None = None,
+    sequence_ranks: SequenceRanks | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Attention function in transformers' form: each token attends to itself and what precedes it in its sequence.
@@ -72,6 +75,7 @@ def packed_attention(
         query: [1, heads, T, head_dim].
         key, value: [1, key_value_heads, T, head_dim]; ``key_value_heads`` divides ``heads``.
         packed_runs: (count, length) of runs of sequences, T tokens together.
+        sequence_ranks: the ranks that have T tokens each, where the runs cover those of all.
 
     Returns:
         [1, T, heads, head_dim], and no attention weights.
@@ -79,6 +83,8 @@ def packed_attention(
     Raises:
         ValueError: the runs are missing or do not cover the batch, or the model asks for what is not supported here.
     """
+    if sequence_ranks is not None:
+        query, key, value = map(sequence_ranks.all_tokens, (query, key, value))
     if packed_runs is None or query.shape[0] != 1 or sum(n * length for n, length in packed_runs) != key.shape[2]:
         raise ValueError(
             f"{PACKED_ATTENTION} takes one row of packed sequences, described by packed_arguments(lengths)"
@@ -97,7 +103,8 @@ def packed_attention(
         )
         outputs.append(attended.transpose(1, 2).flatten(0, 1))
         start = stop
-    return torch.cat(outputs)[None], None
+    output = torch.cat(outputs)[None]
+    return (output if sequence_ranks is None else sequence_ranks.all_heads(output)), None
 
 
 def _window_mask(length: int, window: int | None, device: torch.device) -> Tensor | None:

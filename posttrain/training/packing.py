@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from posttrain.training.sequence_parallel import SequenceRanks
 from posttrain.types import TrainingSample
 
 
@@ -21,6 +22,8 @@ class MicroBatch:
     ``sample_index``: int64 [M], which of ``samples`` a trained token belongs to; ``trained_lengths`` counts them, [S].
     ``engine_logprobs``: as ``behaviour_logprobs``, and left as the engine gave them.
     ``reference_logprobs``: float32 [M], where the method has a reference model.
+    ``sequence_ranks``: where ranks share the T tokens, those ranks. ``input_ids`` and ``position_ids`` are then this
+    rank's part, and ``lengths`` has the padding behind the last part, as samples of one token.
     """
 
     samples: list[TrainingSample]
@@ -36,6 +39,7 @@ class MicroBatch:
     sample_index: Tensor
     trained_lengths: Tensor
     reference_logprobs: Tensor | None = None
+    sequence_ranks: SequenceRanks | None = None
 
     def to(self, device: torch.device) -> "MicroBatch":
         """The same micro-batch with every tensor on ``device``."""

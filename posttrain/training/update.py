@@ -9,10 +9,10 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from posttrain.training.accelerator import gather_lists
 from posttrain.training.packing import MicroBatch, balance, collate, pack
+from posttrain.training.sequence_parallel import SequenceRanks
 from posttrain.types import Origin, TrainingSample
 
 
@@ -39,32 +39,37 @@ class UpdateResult:
 class Update:
     """Runs forward, backward and the optimizer for one trained model.
 
-    ``model`` and ``optimizer`` have been through ``accelerator.prepare``.
+    ``model`` and ``optimizer`` have been through ``accelerator.prepare``. Ranks of ``sequence_ranks`` run the same
+    micro-batches, each with a part of the tokens.
     """
 
     def __init__(
         self,
         accelerator: Accelerator,
         model: nn.Module,
-        optimizer: Optimizer,
+        optimizer: Any,
         *,
         tokens_per_micro_batch: int,
         max_grad_norm: float,
+        sequence_ranks: SequenceRanks | None = None,
     ) -> None:
         self.accelerator = accelerator
         self.model = model
         self.optimizer = optimizer
         self.tokens_per_micro_batch = tokens_per_micro_batch
         self.max_grad_norm = max_grad_norm
+        self.sequence_ranks = sequence_ranks
+        self.sharing = sequence_ranks.size if sequence_ranks else 1
         self.skipped = 0  # updates in a row whose loss or gradient was not finite
 
     def micro_batches(self, samples: Sequence[TrainingSample]) -> list[MicroBatch]:
         """This rank's share of ``samples`` (which every rank holds whole). All ranks get equally many micro-batches."""
-        shares = balance(samples, self.accelerator.num_processes)
-        packed = [pack(share, self.tokens_per_micro_batch) for share in shares]
-        mine = packed[self.accelerator.process_index]
+        shares = balance(samples, self.accelerator.num_processes // self.sharing)
+        packed = [pack(share, self.sharing * self.tokens_per_micro_batch) for share in shares]
+        mine = packed[self.accelerator.process_index // self.sharing]
         idle = max(map(len, packed)) - len(mine)
-        return [collate(batch).to(self.accelerator.device) for batch in [*mine, *[[_IDLE_SAMPLE]] * idle]]
+        batches = [collate(batch).to(self.accelerator.device) for batch in [*mine, *[[_IDLE_SAMPLE]] * idle]]
+        return batches if self.sequence_ranks is None else list(map(self.sequence_ranks.share, batches))
 
     @torch.no_grad()
     def token_values(
@@ -108,7 +113,7 @@ class Update:
                 if not torch.isfinite(output.loss):
                     offending += [sample.id for sample in batch.samples]
                 # ranks average their gradients, but parts of the loss add up: undo the average
-                self.accelerator.backward(output.loss * self.accelerator.num_processes)
+                self.accelerator.backward(output.loss * self.accelerator.num_processes / self.sharing)
             for name, value in {"loss": output.loss, **output.metrics}.items():
                 sums[name] = sums.get(name, 0.0) + value.detach().double()
         totals = self._reduced(sums)
@@ -130,7 +135,7 @@ class Update:
     def _reduced(self, sums: dict[str, Tensor]) -> dict[str, float]:
         names = sorted(sums)
         values = torch.stack([sums[name] for name in names]).to(self.accelerator.device)
-        values = self.accelerator.reduce(values, reduction="sum")
+        values = self.accelerator.reduce(values, reduction="sum") / self.sharing
         return dict(zip(names, values.tolist(), strict=True))
 
 

@@ -125,7 +125,7 @@ def test_an_answer_that_cannot_be_judged_fails_its_episode() -> None:
 
 def test_what_cannot_be_verified_is_refused() -> None:
     with pytest.raises(JobError, match=r"data\.task: rows has no judgement of its own"):
-        attempts({"type": "rows", "path": "rows.jsonl"})
+        attempts({"type": "rows", "path": "rows.jsonl"}).reward()
     referee = attempts({"type": "addition_referee", "problems": {"train_size": 20, "eval_size": 4}})
     with pytest.raises(JobError, match=r"example 'pair:train:.*' is preference; attempts are for answers"):
         referee.train_examples()

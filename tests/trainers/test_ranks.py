@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
 
 from posttrain.build import check_ranks_agree, run_job
 from posttrain.errors import CheckpointError, JobError
@@ -199,12 +200,22 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
     assert not list((tmp_path / "rank").glob("checkpoints/*"))
 
 
-def test_rows_that_the_ranks_cannot_share_evenly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    overrides = ["method=sft", "reward=null", "trainer={batch_size: 9}", f"run.folder={tmp_path / 'run'}"]
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("trainer.batch_size=9", "9 rows cannot be shared evenly by 4 ranks; take 8 or 12 rows, or 3 ranks"),
+        ("model.sequence_parallel=2", "model.sequence_parallel: sft runs in TRL's loop, which cannot share sequences"),
+    ],
+)
+def test_what_the_ranks_of_trls_loop_cannot_share(
+    override: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    overrides = ["method=sft", "reward=null", "trainer={batch_size: 8}", f"run.folder={tmp_path / 'run'}", override]
     job = load_job(tmp_path / "job.yaml", overrides)
+    Accelerator(cpu=True)  # its state is of one process, whatever WORLD_SIZE says from here on
     monkeypatch.setattr("accelerate.Accelerator.num_processes", 4)
     monkeypatch.setenv("WORLD_SIZE", "4")
     monkeypatch.setattr("posttrain.build.check_ranks_agree", lambda _: None)
     monkeypatch.setattr("posttrain.build.tiny_model", lambda _: tmp_path)
-    with pytest.raises(JobError, match=r"9 rows cannot be shared evenly by 4 ranks; take 8 or 12 rows, or 3 ranks"):
+    with pytest.raises(JobError, match=said):
         run_job(job)

@@ -1,6 +1,6 @@
 """One rank of a launch that runs the same updates in every layout: run by ``test_layouts.py``.
 
-``[accelerate launch --config_file FILE] layout_cases.py MODEL_FOLDER OUTPUT_FOLDER``
+``[accelerate launch --config_file FILE] layout_cases.py MODEL_FOLDER OUTPUT_FOLDER [SEQUENCE_PARALLEL]``
 
 Each case updates a few times from the same samples and leaves its losses and its whole weights in ``OUTPUT_FOLDER``.
 """
@@ -20,6 +20,7 @@ from posttrain.trainers.grpo_config import GRPOConfig
 from posttrain.trainers.oreal import CLONE, PUSH_DOWN, OREALTrainer
 from posttrain.trainers.oreal_config import OREALConfig
 from posttrain.training.accelerator import leave_process_group, zero_stage
+from posttrain.training.model import backbone_of
 from posttrain.training.model_config import LoRAConfig, ModelConfig
 from posttrain.training.run_config import RunConfig
 from posttrain.types import Example, Origin, Sampling, TrainingSample
@@ -75,9 +76,8 @@ CASES: dict[str, tuple[str, int, bool, list[TrainingSample]]] = {
 }
 
 
-def trainer_of(method: str, budget: int, lora: bool, model: str, folder: Path) -> Any:
+def trainer_of(method: str, budget: int, model_config: ModelConfig, folder: Path) -> Any:
     settings = {**SETTINGS, "tokens_per_micro_batch": budget}
-    model_config = ModelConfig(path=model, lora=LoRAConfig(rank=4, alpha=8.0) if lora else None)
     components: dict[str, Any] = {
         "reward": ExactIntegerReward(),
         "train_dataset": EXAMPLES,
@@ -85,9 +85,9 @@ def trainer_of(method: str, budget: int, lora: bool, model: str, folder: Path) -
         "run": RunConfig(folder=str(folder)),
     }
     if method == "grpo":
-        return GRPOTrainer(model, GRPOConfig.model_validate(settings), **components)
+        return GRPOTrainer(str(model_config.path), GRPOConfig.model_validate(settings), **components)
     own = {"policy_freeze_steps": 0, "token_reward_model": {"learning_rate": 1e-2}, **dict.fromkeys(THRESHOLDS, 0.0)}
-    return OREALTrainer(model, OREALConfig.model_validate(settings | own), **components)
+    return OREALTrainer(str(model_config.path), OREALConfig.model_validate(settings | own), **components)
 
 
 def whole(model: Any) -> dict[str, torch.Tensor]:
@@ -95,9 +95,18 @@ def whole(model: Any) -> dict[str, torch.Tensor]:
     return {name: tensor.clone() for bucket in buckets for name, tensor in bucket}
 
 
-def run_case(name: str, model: str, output: Path) -> None:
+def run_case(name: str, model: str, output: Path, sequence_parallel: int) -> None:
     method, budget, lora, given = CASES[name]
-    trainer = trainer_of(method, budget, lora, model, output / "run")
+    adapter = LoRAConfig(rank=4, alpha=8.0) if lora else None
+    shared = sequence_parallel > 1
+    model_config = ModelConfig(
+        path=model, lora=adapter, sequence_parallel=sequence_parallel, gradient_checkpointing=shared
+    )
+    trainer = trainer_of(method, budget, model_config, output / "run")
+    lengths: list[int] = []  # of what the policy is given at a time
+    backbone_of(trainer.causal_lm).register_forward_pre_hook(
+        lambda _, __, given: lengths.append(given["input_ids"].shape[1]), with_kwargs=True
+    )
     if zero_stage(trainer.accelerator) == 3:
         held = [trainer.policy, *([trainer.token_model.model.module] if method == "oreal" else [])]
         held += [] if lora else [trainer.reference.module]
@@ -107,6 +116,8 @@ def run_case(name: str, model: str, output: Path) -> None:
     for _ in range(UPDATES):
         weighted, own = trainer.before_update(list(given))
         metrics.append(own | trainer.update_policy(weighted))
+    if shared:
+        assert max(lengths) <= -(-sum(len(each.input_ids) for each in given) // sequence_parallel)
     weights = {"policy": whole(trainer.causal_lm)}
     if method == "oreal":
         token_model = trainer.token_model.model
@@ -116,11 +127,11 @@ def run_case(name: str, model: str, output: Path) -> None:
     trainer.close()
 
 
-def main(model: str, output: str) -> None:
+def main(model: str, output: str, sequence_parallel: str = "1") -> None:
     quiet_libraries()
     torch.set_num_threads(1)
     for name in CASES:
-        run_case(name, model, Path(output))
+        run_case(name, model, Path(output), int(sequence_parallel))
     leave_process_group()
 
 

@@ -14,12 +14,13 @@ ROOT = Path(__file__).parents[2]
 SCRIPT = Path(__file__).with_name("layout_cases.py")
 CASES = 11
 LAYOUTS = ["ddp", "zero1", "zero2", "zero3"]
+SHARED = [("ddp", 4), ("zero3", 2)]  # of a micro-batch's tokens, by pairs of ranks
 
 
-def run_cases(model: Path, output: Path, *launcher: str) -> None:
+def run_cases(model: Path, output: Path, *launcher: str, sequence_parallel: int = 1) -> None:
     output.mkdir()
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    command = [sys.executable, *launcher, str(SCRIPT), str(model), str(output)]
+    command = [sys.executable, *launcher, str(SCRIPT), str(model), str(output), str(sequence_parallel)]
     finished = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
     assert finished.returncode == 0, finished.stderr[-4000:]
     assert len(list(output.glob("*.pt"))) == CASES
@@ -41,14 +42,32 @@ def largest_difference(one: dict[str, Any], other: dict[str, Any]) -> float:
 @pytest.mark.slow
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_two_processes_are_one(layout: str, alone: Path, tiny_model_folder: Path, tmp_path: Path) -> None:
+    run_cases(tiny_model_folder, tmp_path / "two", *launcher_of(layout, 2))
+    assert_same_ends(alone, tmp_path / "two")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("layout", "ranks"), SHARED)
+def test_ranks_that_share_tokens_are_one(
+    layout: str, ranks: int, alone: Path, tiny_model_folder: Path, tmp_path: Path
+) -> None:
+    """The model's one head of keys is repeated; odd numbers of tokens are padded; some ranks train no token."""
+    run_cases(tiny_model_folder, tmp_path / "shared", *launcher_of(layout, ranks), sequence_parallel=2)
+    assert_same_ends(alone, tmp_path / "shared")
+
+
+def launcher_of(layout: str, ranks: int) -> list[str]:
     if layout.startswith("zero") and find_spec("deepspeed") is None:
         pytest.skip("deepspeed is not installed (pip install 'posttrain[deepspeed]')")
     config = ROOT / "recipes" / "accelerate" / f"{layout}.yaml"
     launcher = ["-m", "accelerate.commands.launch", "--main_process_port", "0", "--config_file", str(config)]
-    run_cases(tiny_model_folder, tmp_path / "two", *launcher)
+    return [*launcher, "--num_processes", str(ranks)]
+
+
+def assert_same_ends(alone: Path, other: Path) -> None:
     for file in alone.glob("*.pt"):
         name = file.stem
-        one, two = (torch.load(folder / file.name, weights_only=True) for folder in (alone, tmp_path / "two"))
+        one, two = (torch.load(folder / file.name, weights_only=True) for folder in (alone, other))
         for first, second in zip(one["metrics"], two["metrics"], strict=True):
             for key in ("policy/loss", "policy/kl", "oreal/token_model_loss"):
                 assert second.get(key) == pytest.approx(first.get(key), abs=1e-5), (name, key)

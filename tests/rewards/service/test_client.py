@@ -10,8 +10,11 @@ import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import pairwise
+from types import SimpleNamespace
 from typing import Any
 
+import httpx
 import pytest
 
 from posttrain.errors import RewardFailure
@@ -124,6 +127,36 @@ def test_while_no_server_can_be_reached_it_waits_up_to_the_deadline() -> None:
     assert [output.error for output in outputs] == ["unavailable"] * 2
     assert url in outputs[0].message and "ConnectError" in outputs[0].message
     reward.close()
+
+
+def test_a_server_that_is_away_for_half_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is asked at waits that double, and what was asked for is scored when it is back."""
+    monkeypatch.setattr("posttrain.rewards.remote.client.jitter", SimpleNamespace(uniform=max, random=float))
+    away, asked = 30.0, []
+
+    async def pass_time(seconds: float) -> None:
+        nonlocal away
+        away -= seconds
+        for server in client._servers:
+            server.away_until -= seconds
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(30.0 - away)
+        if away > 0:
+            raise httpx.ConnectError("refused", request=request)
+        return httpx.Response(200, json={"results": [{"score": 1.0, "parts": {}, "error": None}], "digest": "d"})
+
+    async def score() -> Any:
+        nonlocal client
+        client = AsyncRewardClient(["http://away"])
+        client._http = httpx.AsyncClient(transport=httpx.MockTransport(answer))
+        monkeypatch.setattr(asyncio, "sleep", pass_time)
+        return await client.score([item("a")])
+
+    client: Any = None
+    assert asyncio.run(score())[0].score == 1.0
+    waits = [after - before for before, after in pairwise(asked)]
+    assert waits == pytest.approx([0.375, 0.75, 1.5, 3.0, 6.0, 12.0, 22.5], abs=0.2)
 
 
 def test_a_server_that_never_answers_is_unavailable_at_the_deadline() -> None:
