@@ -46,7 +46,7 @@ from posttrain.training.accelerator import (
     sharded_if_zero3,
     zero_stage,
 )
-from posttrain.training.flops import peak_flops, update_flops
+from posttrain.training.flops import utilisation
 from posttrain.training.model import (
     PolicyModel,
     add_adapter,
@@ -60,7 +60,7 @@ from posttrain.training.packing import MicroBatch
 from posttrain.training.run_config import RunConfig
 from posttrain.training.schedule import learning_rate
 from posttrain.training.sequence_parallel import SequenceRanks
-from posttrain.training.update import LossOutput, Update, UpdateResult
+from posttrain.training.update import LossOutput, Update, UpdateResult, adamw
 from posttrain.types import Example, RolloutGroup, RolloutRequest, TrainingSample
 
 
@@ -304,12 +304,8 @@ class PolicyTrainer:
                 metrics |= result.metrics
                 metrics |= self.mismatch.metrics(self.accelerator)
                 metrics |= {"policy/loss": result.loss, "policy/gradient_norm": result.gradient_norm}
-        peak = peak_flops(self.accelerator.device)
-        if peak is not None and minibatches:
-            flops = sum(update_flops(self.causal_lm, batch) for part in minibatches for batch in part.batches)
-            seconds = time.perf_counter() - started
-            metrics["speed/mfu"] = self.config.updates_per_step * flops / (seconds * peak * self.update.sharing)
-        return metrics
+        seconds = (time.perf_counter() - started) / self.config.updates_per_step * self.update.sharing
+        return metrics | utilisation(self.causal_lm, [batch for part in minibatches for batch in part.batches], seconds)
 
     def minibatches(self, samples: list[TrainingSample]) -> list[list[TrainingSample]]:
         """``samples`` in ``minibatches_per_step`` near-equal parts, in their order."""
@@ -440,15 +436,7 @@ class PolicyTrainer:
         if zero_stage(accelerator) is not None:
             set_max_grad_norm(accelerator, max_grad_norm)
             accelerator = Accelerator() if self.updates else accelerator  # each drives one DeepSpeed engine
-        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        optimizer = torch.optim.AdamW(
-            trained,
-            lr=self.config.learning_rate,
-            betas=self.config.betas,
-            eps=self.config.epsilon,
-            weight_decay=self.config.weight_decay,
-        )
-        model, optimizer = accelerator.prepare(model.train(), optimizer)
+        model, optimizer = accelerator.prepare(model.train(), adamw(model, self.config))
         update = Update(
             accelerator,
             model,

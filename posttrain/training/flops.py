@@ -1,5 +1,6 @@
 """The arithmetic that an update needs, for the model FLOPs utilisation (arXiv 2204.02311, appendix B)."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,6 +17,14 @@ def peak_flops(device: torch.device) -> float | None:
     """What the GPU can do at most, FLOP/s; None where it is not in the table."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
     return next((peak for part, peak in PEAK_FLOPS.items() if part in name), None)
+
+
+def utilisation(causal_lm: Any, batches: Sequence[MicroBatch], seconds: float) -> dict[str, float]:
+    """``speed/mfu`` of one update of ``batches`` in ``seconds``; nothing where the device's peak is not known."""
+    peak = peak_flops(causal_lm.device)
+    if peak is None or not batches:
+        return {}
+    return {"speed/mfu": sum(update_flops(causal_lm, batch) for batch in batches) / (seconds * peak)}
 
 
 def update_flops(causal_lm: Any, batch: MicroBatch) -> int:

@@ -36,6 +36,14 @@ class UpdateResult:
     offending_samples: list[str] = field(default_factory=list)
 
 
+def adamw(model: nn.Module, config: Any) -> torch.optim.AdamW:
+    """AdamW for what ``model`` trains, as ``config`` sets it."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return torch.optim.AdamW(
+        trained, lr=config.learning_rate, betas=config.betas, eps=config.epsilon, weight_decay=config.weight_decay
+    )
+
+
 class Update:
     """Runs forward, backward and the optimizer for one trained model.
 
