@@ -37,6 +37,7 @@ class EnvironmentEngine:
         self.dtype: torch.dtype = engine.dtype
         self.tokenizer: Any = engine.tokenizer
         self.continuous = engine.continuous
+        self.takes_adapter = engine.takes_adapter
         self.encoder = PromptEncoder(engine.tokenizer)
         self._playing: dict[str, Episode] = {}
         self._over: list[Rollout] = []
