@@ -16,7 +16,7 @@ TEXT = (ROOT / "docs" / "rollouts.md").read_text()
 def test_yaml_is_valid() -> None:
     (block,) = re.findall(r"```yaml\n(.*?)```", TEXT, re.DOTALL)
     engines = [TypeAdapter(EngineConfig).validate_python(yaml.safe_load(line)["engine"]) for line in block.splitlines()]
-    assert [engine.replicas for engine in engines] == [2, 1]
+    assert [engine.replicas for engine in engines] == [2, 2, 1]
 
 
 def test_settings_and_engines_exist() -> None:
