@@ -42,9 +42,12 @@ class VLLMServerEngine:
         try:
             self.tokenizer = AutoTokenizer.from_pretrained(str(model_path))
             self.shapes = parameter_shapes(str(model_path))
-            self.model = model_summary(AutoConfig.from_pretrained(str(model_path)))
+            model = AutoConfig.from_pretrained(str(model_path))
         except (OSError, ValueError) as error:
             raise EngineError(f"the rollout engine cannot load a model from {str(model_path)!r}: {error}") from error
+        self.model = model_summary(model)
+        if config.tensor_parallel > 1 and not config.urls:
+            _check_heads(model.get_text_config(), config.tensor_parallel)
         self._folder = Path(tempfile.mkdtemp(prefix="posttrain_server_"))
         self._transfer = _transfer(config, config.weights_folder or self._folder)
         self._fingerprint: Mapping[str, float] = {}
@@ -201,6 +204,14 @@ def _transfer(config: VLLMServerEngineConfig, folder: Path) -> FileTransfer | NC
     if config.max_lora_rank is not None:
         return AdapterTransfer(folder, config.max_lora_rank)
     return NCCLTransfer() if config.weight_transfer == "nccl" else FileTransfer(folder)
+
+
+def _check_heads(model: Any, workers: int) -> None:
+    heads = model.num_attention_heads
+    shared = getattr(model, "num_key_value_heads", None) or heads
+    fit = [n for n in range(1, heads + 1) if heads % n == 0 and (shared % n == 0 or n % shared == 0)]
+    if workers not in fit:
+        raise EngineError(f"engine.tensor_parallel is {workers}, the model's {heads} heads are shared by one of {fit}")
 
 
 def _check_alike(replica: Replica, numbers: Mapping[str, float], expected: Mapping[str, float]) -> None:

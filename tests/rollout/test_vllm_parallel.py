@@ -119,6 +119,12 @@ def test_devices_of_fewer_replicas(policy_folder: Path, monkeypatch: pytest.Monk
         config.build(policy_folder)
 
 
+def test_workers_that_cannot_share_the_heads(policy_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("posttrain.rollout.config._check_installed", lambda engine_type: None)
+    with pytest.raises(EngineError, match=r"is 3, the model's 4 heads are shared by one of \[1, 2, 4\]"):
+        VLLMServerEngineConfig(tensor_parallel=3).build(policy_folder)
+
+
 def test_the_engine_in_process_has_one_device(tmp_path: Path) -> None:
     file = tmp_path / "job.yaml"
     file.write_text(
