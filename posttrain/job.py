@@ -94,6 +94,10 @@ class Job(Config, Generic[TrainerConfigT]):
             raise ValueError("run.warm_start_folder keeps a warm-started model, but there is no warm_start section")
         if self.model.attention != "packed_sdpa" and self.model.dtype == "float32":
             raise ValueError(f"model.attention {self.model.attention} needs model.dtype bfloat16")
+        max_rank = getattr(self.engine, "max_lora_rank", None)
+        if max_rank is not None and (self.model.lora is None or self.model.lora.rank > max_rank):
+            rank = "no model.lora" if self.model.lora is None else f"model.lora.rank {self.model.lora.rank}"
+            raise ValueError(f"engine.max_lora_rank {max_rank} does not fit {rank}: raise it, or leave it out")
         return self
 
     @model_validator(mode="after")

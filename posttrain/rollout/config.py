@@ -1,10 +1,11 @@
 """Which engine draws the rollouts, and its settings."""
 
+import json
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from posttrain.config import Config, component_union
 from posttrain.errors import EngineError
@@ -71,7 +72,11 @@ class VLLMServerEngineConfig(VLLMSettings):
     type: Literal["vllm_server"] = "vllm_server"
     urls: list[str] = Field(default=[], description="replicas that run already, shared out among the ranks")
     replicas: int = Field(default=1, ge=1, description="without urls: servers that each rank starts")
+    tensor_parallel: int = Field(default=1, ge=1, description="devices of a replica, each with a part of every weight")
     devices: list[str] = Field(default=[], description="CUDA_VISIBLE_DEVICES of each replica; empty: this process's")
+    max_lora_rank: int | None = Field(
+        default=None, ge=1, le=512, description="null: LoRA arrives merged; else as an adapter of at most this rank"
+    )
     port: int | None = Field(default=None, ge=1, le=65535, description="of the first replica; null: any free one")
     start_deadline_s: float = Field(default=600.0, gt=0)
     stall_s: float = Field(default=60.0, gt=0, description="a replica that is silent for so long is lost")
@@ -81,6 +86,17 @@ class VLLMServerEngineConfig(VLLMSettings):
     sync_deadline_s: float = Field(default=600.0, gt=0, description="for a replica to read the weights")
     weight_transfer: Literal["file", "nccl"] = Field(default="file", description="nccl: from GPU to GPU, unproven")
     weights_folder: Path | None = Field(default=None, description="seen by trainer and replicas; null: a temporary one")
+
+    @model_validator(mode="after")
+    def _devices_fit(self) -> Self:
+        size, given = self.tensor_parallel, [device for entry in self.devices for device in entry.split(",")]
+        if any(len(entry.split(",")) != size for entry in self.devices):
+            groups = [",".join(given[i : i + size]) for i in range(0, len(given) - size + 1, size)]
+            fit = f"{json.dumps(groups)} is right for {len(groups)}" if groups else f"{len(given)} are too few for one"
+            raise ValueError(f"devices must name {size} (tensor_parallel) in the entry of each replica: {fit}")
+        if self.max_lora_rank is not None and self.weight_transfer == "nccl":
+            raise ValueError("weight_transfer nccl moves whole weights: an adapter (max_lora_rank) goes over as a file")
+        return self
 
     def build(self, model_path: str | Path, seed: int = 0) -> "RolloutEngine":
         """Start the replicas, or find those of ``urls``.

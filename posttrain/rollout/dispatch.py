@@ -143,7 +143,8 @@ class Dispatcher:
 
     async def _ask(self, replica: Replica, pending: PendingRollout) -> dict[str, Any] | None:
         """The replica's answer; None if it is lost before."""
-        body = {"token_ids": pending.input_ids, "sampling_params": _sampling_params(pending)}
+        body: dict[str, Any] = {"token_ids": pending.input_ids, "sampling_params": _sampling_params(pending)}
+        body["model"] = replica.adapter  # None: the base model
         asked = asyncio.ensure_future(self._client.post(f"{replica.url}/inference/v1/generate", json=body))
         lost = asyncio.ensure_future(replica.lost.wait())
         try:

@@ -20,6 +20,7 @@ class RolloutEngine(Protocol):
     dtype: "torch.dtype"  # of the weights in use
     tokenizer: Any
     continuous: bool  # whether what is submitted joins the rollouts under way, or waits until they are done
+    takes_adapter: bool  # whether the tensors it is sent are those of a LoRA adapter, on a base that it holds already
 
     @property
     def context_length(self) -> int:

@@ -25,12 +25,17 @@ def probe_vector(size: int) -> Tensor:
 @torch.no_grad()
 def tensor_fingerprint(tensor: Tensor) -> float:
     """The number of one tensor of any shape: a vector counts as a column, more dimensions are seen as [out, rest]."""
+    return float(probe_products(tensor).abs().sum())
+
+
+def probe_products(tensor: Tensor, first_column: int = 0) -> Tensor:
+    """W x, float64 [rows], for the part of a matrix whose columns begin at ``first_column``; a vector as it is."""
     if tensor.ndim < 2:
-        return float(tensor.double().abs().sum())
+        return tensor.double()
     matrix = tensor.flatten(1)
-    vector = probe_vector(matrix.shape[1]).to(tensor.device)
+    vector = probe_vector(first_column + matrix.shape[1])[first_column:].to(tensor.device)
     # In pieces, so that the float64 copy stays small.
-    return sum(float((rows.double() @ vector).abs().sum()) for rows in matrix.split(_ROWS_AT_ONCE))
+    return torch.cat([rows.double() @ vector for rows in matrix.split(_ROWS_AT_ONCE)])
 
 
 def fingerprint_mismatches(expected: Mapping[str, float], actual: Mapping[str, float]) -> list[str]:

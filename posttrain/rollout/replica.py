@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from signal import SIGKILL, SIGTERM
 from typing import Any
@@ -108,15 +109,16 @@ class Replica:
         self.lost = asyncio.Event()
         self.revival: asyncio.Future[None] | None = None
         self.restarts_left = 1
-        self.max_num_seqs, self.max_model_len = 1, 0
+        self.max_num_seqs, self.max_model_len, self.workers = 1, 0, 1
+        self.adapter: str | None = None  # the name of the newest, for requests
         self.sender: Any = None  # of vLLM's weight transfer
         # every call on a connection of its own: the server closes those that are idle between weight updates
         self._client = httpx.Client(
             base_url=self.url, timeout=timeout_s, limits=httpx.Limits(max_keepalive_connections=0)
         )
 
-    def check(self, dtype: str) -> None:
-        """Take the replica's settings.
+    def check(self, needed: Mapping[str, Any], max_lora_rank: int) -> None:
+        """Take the replica's settings, of which some must be as ``needed``.
 
         Raises:
             EngineError: it is another vLLM, or was not started in the way that training needs.
@@ -134,11 +136,28 @@ class Replica:
                 f"{self.url} is no replica to train with: start it with VLLM_SERVER_DEV_MODE=1, --enable-scale-out and "
                 f"--worker-extension-cls posttrain.rollout.vllm_worker.SyncExtension ({error})"
             ) from error
-        for key, wanted in {"dtype": dtype, "logprobs_mode": "processed_logprobs"}.items():
+        for key, wanted in needed.items():
             if settings[key] != wanted:
                 raise EngineError(f"{self.url} runs with {key} {settings[key]}, not {wanted}")
+        if settings["max_lora_rank"] < max_lora_rank:
+            raise EngineError(
+                f"{self.url} takes no adapter of rank {max_lora_rank}: start it with --enable-lora --max-lora-rank "
+                f"{max_lora_rank} and VLLM_ALLOW_RUNTIME_LORA_UPDATING=1"
+            )
         self.max_num_seqs, self.max_model_len = settings["max_num_seqs"], settings["max_model_len"]
-        self.sender = None
+        self.workers = settings["tensor_parallel"]
+        self.sender = self.adapter = None
+
+    def load_adapter(self, folder: Path) -> None:
+        """Draw rollouts with the PEFT adapter in ``folder`` from now on, in place of the one before.
+
+        Raises:
+            EngineError: vLLM does not take it; the message says why.
+        """
+        self._send("POST", "/v1/load_lora_adapter", lora_name=folder.name, lora_path=str(folder))
+        previous, self.adapter = self.adapter, folder.name
+        if previous is not None:
+            self._send("POST", "/v1/unload_lora_adapter", lora_name=previous)
 
     def enter_version(self, version: int) -> None:
         """Forget every key and value of the old weights, and stamp what is drawn from now on.
@@ -161,15 +180,15 @@ class Replica:
         return {name: float(number) for name, number in self.call("posttrain_fingerprint").items()}
 
     def call(self, method: str, *arguments: str) -> Any:
-        """What a method of ``SyncExtension`` answers.
+        """What a method of ``SyncExtension`` answers, on all workers alike.
 
         Raises:
-            EngineError: there are several workers, or the method fails.
+            EngineError: the workers differ, or the method fails.
         """
-        results = self.request("POST", "/collective_rpc", method=method, args=list(arguments))["results"]
-        if len(results) != 1:
-            raise EngineError(f"{self.url} has {len(results)} workers; run one GPU a replica, and more replicas")
-        return results[0]
+        first, *others = self.request("POST", "/collective_rpc", method=method, args=list(arguments))["results"]
+        for key in (key for other in others for key in first if other[key] != first[key]):
+            raise EngineError(f"{self.url}: its {len(others) + 1} workers do not agree on {key} ({method})")
+        return first
 
     def request(self, verb: str, path: str, **body: Any) -> Any:
         """The JSON that the server answers.
@@ -178,13 +197,16 @@ class Replica:
             ReplicaLost: it does not answer.
             EngineError: it answers with an error.
         """
+        return self._send(verb, path, **body).json()
+
+    def _send(self, verb: str, path: str, **body: Any) -> httpx.Response:
         try:
             response = self._client.request(verb, path, json=body)
         except httpx.HTTPError as error:
             raise ReplicaLost(f"{self.url}{path}: {type(error).__name__} {error}") from error
         if not response.is_success:
             raise EngineError(f"{self.url}{path} answers {response.status_code}: {response.text[:300]}")
-        return response.json()
+        return response
 
     def close(self) -> None:
         """End the process, if there is one."""

@@ -36,6 +36,7 @@ class TransformersEngine:
         self.dtype = getattr(torch, config.dtype)
         self.policy_version = 0
         self.continuous = False
+        self.takes_adapter = False
         self.device = torch.device(config.device or ("cuda" if torch.cuda.is_available() else "cpu"))
         try:
             model = AutoModelForCausalLM.from_pretrained(str(model_path), dtype=self.dtype)

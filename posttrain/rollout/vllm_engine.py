@@ -38,6 +38,7 @@ class VLLMEngine:
         self.dtype = getattr(torch, config.dtype)
         self.policy_version = 0
         self.continuous = True
+        self.takes_adapter = False
         self.model_path, self.config, self.seed = str(model_path), config, seed % 2**31
         self._start()
         self.shapes = parameter_shapes(self.model_path)

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer
 
 from posttrain.errors import EngineDied, EngineError, WeightSyncError
 from posttrain.rollout.config import VLLMServerEngineConfig
@@ -18,8 +18,8 @@ from posttrain.rollout.fingerprint import fingerprint_mismatches
 from posttrain.rollout.pending import PendingRollout, in_request_order, pending_rollouts
 from posttrain.rollout.replica import Replica, ReplicaLost, ServerProcess, is_healthy
 from posttrain.rollout.transfer import checked
-from posttrain.rollout.vllm_weights import parameter_shapes
-from posttrain.rollout.weight_transfer import FileTransfer, NCCLTransfer, at_once
+from posttrain.rollout.vllm_weights import model_summary, parameter_shapes
+from posttrain.rollout.weight_transfer import AdapterTransfer, FileTransfer, NCCLTransfer, at_once
 from posttrain.types import Rollout, RolloutRequest
 
 
@@ -37,15 +37,19 @@ class VLLMServerEngine:
         self.config = config
         self.dtype = getattr(torch, config.dtype)
         self.continuous = True
+        self.takes_adapter = config.max_lora_rank is not None
         self.policy_version = 0
         try:
             self.tokenizer = AutoTokenizer.from_pretrained(str(model_path))
             self.shapes = parameter_shapes(str(model_path))
+            model = AutoConfig.from_pretrained(str(model_path))
         except (OSError, ValueError) as error:
             raise EngineError(f"the rollout engine cannot load a model from {str(model_path)!r}: {error}") from error
+        self.model = model_summary(model)
+        if config.tensor_parallel > 1 and not config.urls:
+            _check_heads(model.get_text_config(), config.tensor_parallel)
         self._folder = Path(tempfile.mkdtemp(prefix="posttrain_server_"))
-        folder = config.weights_folder or self._folder
-        self._transfer = NCCLTransfer() if config.weight_transfer == "nccl" else FileTransfer(folder)
+        self._transfer = _transfer(config, config.weights_folder or self._folder)
         self._fingerprint: Mapping[str, float] = {}
         self.replicas: list[Replica] = []
         try:
@@ -102,7 +106,7 @@ class VLLMServerEngine:
         replica, *_ = self._alive()
 
         def ask(pending: PendingRollout) -> dict[int, float]:
-            body = {"token_ids": pending.input_ids, "sampling_params": sampling_params}
+            body = {"token_ids": pending.input_ids, "sampling_params": sampling_params, "model": replica.adapter}
             (choice,) = replica.request("POST", "/inference/v1/generate", **body)["choices"]
             return {each["token_id"]: each["logprob"] for each in choice["logprobs"]["content"][0]["top_logprobs"]}
 
@@ -123,7 +127,7 @@ class VLLMServerEngine:
         at_once(self.replicas, self._find)
         alive = self._alive()
         try:
-            self._transfer.send(checked(buckets, self.shapes), alive)
+            self._transfer.send(buckets if self.takes_adapter else checked(buckets, self.shapes), alive)
             at_once(alive, lambda replica: replica.enter_version(version))
         except ReplicaLost as error:
             raise EngineDied(f"a rollout replica was lost while it got its weights: {error}") from error
@@ -175,7 +179,8 @@ class VLLMServerEngine:
         """
         if replica.process is not None:
             replica.process.start()
-        replica.check(self.config.dtype)
+        needed = {"dtype": self.config.dtype, "logprobs_mode": "processed_logprobs", "pipeline_parallel": 1}
+        replica.check(needed | {"model": self.model}, self.config.max_lora_rank or 0)
         replica.enter_version(self.policy_version)
         if self._fingerprint:
             self._transfer.resend(replica)
@@ -200,6 +205,20 @@ class VLLMServerEngine:
             raise EngineError(f"{what} was called while rollouts are outstanding; consume finished() first")
 
 
+def _transfer(config: VLLMServerEngineConfig, folder: Path) -> FileTransfer | NCCLTransfer:
+    if config.max_lora_rank is not None:
+        return AdapterTransfer(folder, config.max_lora_rank)
+    return NCCLTransfer() if config.weight_transfer == "nccl" else FileTransfer(folder)
+
+
+def _check_heads(model: Any, workers: int) -> None:
+    heads = model.num_attention_heads
+    shared = getattr(model, "num_key_value_heads", None) or heads
+    fit = [n for n in range(1, heads + 1) if heads % n == 0 and (shared % n == 0 or n % shared == 0)]
+    if workers not in fit:
+        raise EngineError(f"engine.tensor_parallel is {workers}, the model's {heads} heads are shared by one of {fit}")
+
+
 def _check_alike(replica: Replica, numbers: Mapping[str, float], expected: Mapping[str, float]) -> None:
     if problems := fingerprint_mismatches(expected, numbers):
         raise WeightSyncError(f"{replica.url} has other weights than were sent to all replicas: {problems[0]}")
@@ -211,7 +230,8 @@ def _replicas(model_path: str, config: VLLMServerEngineConfig, seed: int, folder
     given, needed = (len(config.urls), ranks) if config.urls else (len(config.devices), ranks * config.replicas)
     if given < needed and (config.urls or config.devices):
         key = "urls" if config.urls else "devices"
-        raise EngineError(f"engine.{key} has {given} entries, {needed} are needed: each of {ranks} ranks has its own")
+        each = "one" if config.urls else f"{config.replicas} (engine.replicas)"
+        raise EngineError(f"engine.{key} has {given} entries, {needed} are needed: {each} for each of {ranks} ranks")
     if config.urls:
         return [Replica(url, None, config.sync_deadline_s) for url in config.urls[rank::ranks]]
     numbers = range(rank * config.replicas, (rank + 1) * config.replicas)

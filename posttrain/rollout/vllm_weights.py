@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from posttrain.rollout.fingerprint import probe_vector, tensor_fingerprint
+from posttrain.rollout.fingerprint import probe_products, probe_vector
+from posttrain.rollout.vllm_split import LayerSplit
 
 
 def parameter_shapes(model_path: str) -> dict[str, torch.Size]:
@@ -23,6 +24,12 @@ def parameter_shapes(model_path: str) -> dict[str, torch.Size]:
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
     return {name: parameter.shape for name, parameter in model.named_parameters()}
+
+
+def model_summary(config: Any) -> str:
+    """Kind and size of the model of a transformers config."""
+    text = config.get_text_config()
+    return f"{text.model_type}, {text.num_hidden_layers} layers of {text.hidden_size}, {text.vocab_size} tokens"
 
 
 @torch.no_grad()
@@ -62,27 +69,48 @@ def _repack_head(model: Any) -> None:
 
 @torch.no_grad()
 def weights_fingerprint(model: Any) -> dict[str, float]:
-    """The number of every tensor in use, keyed by the trainer's names; those of a fused tensor joined with "+"."""
+    """The number of every tensor in use, keyed by the trainer's names; those of a fused tensor joined with "+". Of one
+    that is split over workers (tensor parallel) they find it together: each has to call this."""
     from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
 
     fused = getattr(model, "packed_modules_mapping", {})
     numbers = {}
     for module_name, module in model.named_modules(remove_duplicate=False):
+        split = LayerSplit(module)
         for parameter_name, parameter in module.named_parameters(recurse=False):
             packed = parameter_name == "weight" and hasattr(module, "cpu_linear")
             if packed and (parameter.numel() == 0 or isinstance(module, ParallelLMHead)):
-                number = _kernel_fingerprint(module)
+                products = split.over_columns(_kernel_products(module, split.first_column))
+            elif parameter.ndim > 1:
+                products = split.over_columns(probe_products(parameter, split.first_column))
             else:
-                number = tensor_fingerprint(parameter)
-            numbers[_trainer_names(module_name, parameter_name, fused)] = number
+                products = probe_products(parameter)
+            name = _trainer_names(module_name.removesuffix(".base_layer"), parameter_name, fused)
+            numbers[name] = split.over_rows(products)
+    return numbers | (_adapter_fingerprint(model.lora_manager, fused) if hasattr(model, "lora_manager") else {})
+
+
+def _kernel_products(module: Any, first_column: int) -> Tensor:
+    """As ``probe_products``, by running the kernel that holds the packed weight."""
+    size = getattr(module, "embedding_dim", None) or getattr(module, "input_size_per_partition", None)
+    size = size or module.input_size
+    vector = probe_vector(first_column + size)[first_column:].float()
+    product: Tensor = module.cpu_linear(vector[None], module.weight, None)[0]
+    return product.double()
+
+
+def _adapter_fingerprint(lora_manager: Any, fused: dict[str, list[str]]) -> dict[str, float]:
+    """The numbers of the LoRA matrices of the one adapter, as its kernels hold them: padded with zeros."""
+    numbers = {}
+    for module_name, module in lora_manager.modules.items():
+        split = LayerSplit(module.base_layer)
+        names = _trainer_names(module_name, "lora_{}.weight", fused).split("+")
+        for part, (name, down, up) in enumerate(zip(names, module.lora_a_stacked, module.lora_b_stacked, strict=True)):
+            if down[0].any():
+                down_products = split.over_columns(probe_products(down[0, 0], split.first_column))
+                numbers[name.format("A")] = float(down_products.abs().sum())
+                numbers[name.format("B")] = split.over_rows(probe_products(up[0, 0]) / (split.copies if part else 1))
     return numbers
-
-
-def _kernel_fingerprint(module: Any) -> float:
-    """As ``tensor_fingerprint``, by running the kernel that holds the packed weight."""
-    size = module.embedding_dim if hasattr(module, "embedding_dim") else module.input_size
-    product = module.cpu_linear(probe_vector(size).float()[None], module.weight, None)
-    return float(product.double().abs().sum())
 
 
 def _trainer_names(module_name: str, parameter_name: str, fused: dict[str, list[str]]) -> str:

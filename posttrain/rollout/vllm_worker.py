@@ -8,7 +8,7 @@ from typing import Any
 
 from safetensors.torch import load_file
 
-from posttrain.rollout.vllm_weights import replace_weights, weights_fingerprint
+from posttrain.rollout.vllm_weights import model_summary, replace_weights, weights_fingerprint
 
 
 class SyncExtension:
@@ -19,8 +19,12 @@ class SyncExtension:
 
     def posttrain_describe(self) -> dict[str, str | int]:
         """The settings that the trainer depends on."""
-        model = self.vllm_config.model_config
+        model, parallel, lora = (getattr(self.vllm_config, f"{part}_config") for part in ("model", "parallel", "lora"))
         return {
+            "model": model_summary(model.hf_config),
+            "tensor_parallel": parallel.tensor_parallel_size,
+            "pipeline_parallel": parallel.pipeline_parallel_size,
+            "max_lora_rank": 0 if lora is None else lora.max_lora_rank,
             "dtype": str(model.dtype).removeprefix("torch."),
             "logprobs_mode": str(model.logprobs_mode),
             "max_model_len": model.max_model_len,
@@ -35,5 +39,5 @@ class SyncExtension:
         return {"buckets": len(paths)}
 
     def posttrain_fingerprint(self) -> dict[str, str]:
-        """The number of every tensor in use."""
+        """The number of every tensor in use, of the adapter too; alike on all workers."""
         return {name: repr(number) for name, number in weights_fingerprint(self.model_runner.get_model()).items()}

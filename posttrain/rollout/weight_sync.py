@@ -5,7 +5,7 @@ must take part in every sync, since ZeRO-3 and FSDP shards are gathered by all.
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -48,9 +48,15 @@ class _PolicyTensor:
 
 
 def sync_weights(
-    model: nn.Module, engine: RolloutEngine, version: int, deadline_s: float = 600.0, bucket_bytes: int = 1 << 28
+    model: nn.Module,
+    engine: RolloutEngine,
+    version: int,
+    deadline_s: float = 600.0,
+    bucket_bytes: int = 1 << 28,
+    base: dict[str, float] | None = None,
 ) -> SyncReport:
-    """Give ``model``'s weights (LoRA merged) to ``engine`` and check that it now runs exactly them.
+    """Give ``model``'s weights to ``engine`` (LoRA merged, or the adapter alone if it ``takes_adapter``) and check that
+    it now runs exactly them.
 
     Args:
         model: the causal language model as trained: plain, PEFT, ZeRO-3 or FSDP2.
@@ -58,16 +64,19 @@ def sync_weights(
         version: stamped on every rollout from now on.
         deadline_s: seconds after which the sync is given up, checked between buckets.
         bucket_bytes: size of a bucket; a larger tensor is a bucket of its own.
+        base: keeps, from one sync of an adapter to the next, the fingerprint of the base that it is on.
 
     Raises:
+        EngineError: only an adapter can be sent, and this is none.
         WeightSyncError: a tensor did not arrive or differs, the version differs, or the deadline has passed.
     """
     started = time.perf_counter()
     report = SyncReport(version, tensors=0, buckets=0, bytes=0, seconds=0.0)
-    expected: dict[str, float] = {}
+    expected = _base_fingerprint(model, engine.dtype, base) if engine.takes_adapter else {}
 
     def watched() -> Iterator[Bucket]:
-        for bucket in policy_buckets(model, bucket_bytes, engine.dtype):
+        sent = adapter_bucket if engine.takes_adapter else partial(policy_buckets, bucket_bytes=bucket_bytes)
+        for bucket in sent(model, dtype=engine.dtype):
             expected.update((name, tensor_fingerprint(tensor)) for name, tensor in bucket)
             report.bytes += sum(tensor.nbytes for _, tensor in bucket)
             report.tensors += len(bucket)
@@ -104,7 +113,7 @@ def policy_buckets(model: nn.Module, bucket_bytes: int, dtype: torch.dtype) -> I
     """
     pending: list[_PolicyTensor] = []
     size = 0
-    for tensor in _policy_tensors(model):
+    for tensor in _policy_tensors(model, _adapted_weights(model)):
         nbytes = tensor.numel * dtype.itemsize
         if pending and size + nbytes > bucket_bytes:
             yield _whole(pending, dtype)
@@ -144,9 +153,8 @@ def _full(tensor: Tensor) -> Tensor:
     return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).detach()
 
 
-def _policy_tensors(model: nn.Module) -> Iterator[_PolicyTensor]:
-    """The tensors in the order of the modules, each once."""
-    adapted = _adapted_weights(model)
+def _policy_tensors(model: nn.Module, adapted: Mapping[str, _PolicyTensor]) -> Iterator[_PolicyTensor]:
+    """The tensors in the order of the modules, each once; ``adapted`` stand for parameters of their names."""
     for name, parameter in model.named_parameters():
         if name in adapted:
             yield adapted[name]
@@ -189,6 +197,46 @@ def whole_adapter(model: nn.Module) -> dict[str, Tensor]:
     trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     with _gathered([parameter for _, parameter in trained if hasattr(parameter, "ds_id")]):
         return {name: _full(parameter).to("cpu", copy=True) for name, parameter in trained}
+
+
+def adapter_bucket(model: nn.Module, dtype: torch.dtype) -> Iterator[Bucket]:
+    """The LoRA matrices of ``model`` as (name in the plain transformers model, whole tensor of ``dtype``), in one
+    bucket; lora_B is multiplied by alpha / r.
+
+    Raises:
+        EngineError: something else is trained.
+    """
+    from peft.tuners.lora import LoraLayer
+
+    scales: dict[str, float] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, LoraLayer):
+            (adapter,) = module.active_adapters
+            scales |= {
+                f"{name}.lora_A.{adapter}.weight": 1.0,
+                f"{name}.lora_B.{adapter}.weight": module.scaling[adapter],
+            }
+    tensors = whole_adapter(model)
+    if others := [name for name in tensors if name not in scales]:
+        raise EngineError(
+            f"{plain_name(others[0])} is trained, and is no part of a LoRA adapter of linear layers: without "
+            "engine.max_lora_rank the weights go over merged"
+        )
+    yield [(_adapter_name(name), (tensor * scales[name]).to(dtype)) for name, tensor in tensors.items()]
+
+
+def _adapter_name(name: str) -> str:
+    *module, part, _, weight = plain_name(name).split(".")
+    return ".".join([*module, part, weight])
+
+
+def _base_fingerprint(model: nn.Module, dtype: torch.dtype, kept: dict[str, float] | None) -> dict[str, float]:
+    """The numbers of everything but the adapter, computed unless they are ``kept``. Collective."""
+    numbers = {} if kept is None else kept
+    if not numbers:
+        tensors = (pair for tensor in _policy_tensors(model, {}) for pair in _whole([tensor], dtype))
+        numbers.update((name, tensor_fingerprint(value)) for name, value in tensors)
+    return dict(numbers)
 
 
 def _is_adapter_part(name: str) -> bool:

@@ -1,5 +1,6 @@
 """Ways of a whole policy into replicas: as files that all can read, or from GPU to GPU."""
 
+import json
 import shutil
 import socket
 import tempfile
@@ -33,14 +34,10 @@ class FileTransfer:
 
     def send(self, buckets: Buckets, replicas: Sequence[Replica]) -> None:
         """Write the policy once, and have every replica read it."""
-        from safetensors.torch import save_file
-
         self.folder.mkdir(parents=True, exist_ok=True)
         written = Path(tempfile.mkdtemp(prefix="policy_", dir=self.folder))
         try:
-            for number, bucket in enumerate(buckets):
-                tensors = {name: tensor.cpu().contiguous() for name, tensor in bucket}
-                save_file(tensors, written / f"{number:06d}.safetensors")
+            self.write(buckets, written)
         except BaseException:
             shutil.rmtree(written)
             raise
@@ -49,9 +46,48 @@ class FileTransfer:
             shutil.rmtree(previous)
         at_once(replicas, self.resend)
 
+    def write(self, buckets: Buckets, folder: Path) -> None:
+        """A file of each bucket."""
+        for number, bucket in enumerate(buckets):
+            _save(bucket, folder / f"{number:06d}.safetensors")
+
     def resend(self, replica: Replica) -> None:
         """Have ``replica``, which was restarted, read the newest policy."""
         replica.call("posttrain_load", str(self.current))
+
+
+class AdapterTransfer(FileTransfer):
+    """The same for a LoRA adapter, in PEFT's files, of ``max_rank`` at most."""
+
+    def __init__(self, folder: Path, max_rank: int) -> None:
+        super().__init__(folder)
+        self.max_rank = max_rank
+
+    def write(self, buckets: Buckets, folder: Path) -> None:
+        """One file, and PEFT's description of it; lora_B comes with its scale.
+
+        Raises:
+            EngineError: its rank is above ``max_rank``.
+        """
+        tensors = [pair for bucket in buckets for pair in bucket]
+        rank = max(len(tensor) for name, tensor in tensors if ".lora_A." in name)
+        if rank > self.max_rank:
+            raise EngineError(f"the adapter has rank {rank}, and engine.max_lora_rank is {self.max_rank}: raise it")
+        _save(tensors, folder / "adapter_model.safetensors")
+        modules = sorted({name.split(".")[-3] for name, _ in tensors})
+        described = {"peft_type": "LORA", "r": rank, "lora_alpha": rank, "target_modules": modules}
+        (folder / "adapter_config.json").write_text(json.dumps(described), encoding="utf-8")
+
+    def resend(self, replica: Replica) -> None:
+        """Have ``replica`` load the newest adapter."""
+        assert self.current is not None
+        replica.load_adapter(self.current)
+
+
+def _save(tensors: Sequence[tuple[str, Tensor]], path: Path) -> None:
+    from safetensors.torch import save_file
+
+    save_file({name: tensor.cpu().contiguous() for name, tensor in tensors}, path)
 
 
 class NCCLTransfer:
@@ -82,7 +118,7 @@ class NCCLTransfer:
                     probe.bind(("", 0))
                     address = (socket.gethostbyname(socket.gethostname()), probe.getsockname()[1])
                 replica.sender = NCCLTrainerWeightTransferEngine.trainer_init(
-                    NCCLTrainerInitInfo(*address, world_size=2, rank=0),
+                    NCCLTrainerInitInfo(*address, world_size=1 + replica.workers, rank=0),
                     client=HTTPVLLMWeightSyncClient(replica.url),
                     source=Source(),
                 )

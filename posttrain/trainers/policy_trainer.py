@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from posttrain.data.chat import PromptEncoder
 from posttrain.data.sampler import ExampleSampler
-from posttrain.errors import JobError, TrainingDiverged
+from posttrain.errors import TrainingDiverged
 from posttrain.evaluation.held_out import evaluate_held_out
 from posttrain.rewards.checked import ErrorBudget
 from posttrain.rewards.reward import Reward
@@ -41,6 +41,7 @@ from posttrain.trainers.step_metrics import rollout_metrics
 from posttrain.trainers.stragglers import Stragglers
 from posttrain.training.accelerator import (
     gather_lists,
+    group_for_a_thread,
     make_accelerator,
     set_max_grad_norm,
     sharded_if_zero3,
@@ -118,10 +119,8 @@ class PolicyTrainer:
         self.collection_timings: dict[str, float] = {}
         self.batches = BatchQueue(self.collect_batch, self.staleness, config.steps)
         self.mismatch = MismatchMonitor()
-        if self.staleness and self.accelerator.num_processes > 1:
-            raise JobError(
-                "trainer.max_staleness is for one process: ranks that sample and update at once would mix up"
-            )
+        self.collecting_group = group_for_a_thread(self.accelerator) if self.staleness else None
+        self.base_fingerprint: dict[str, float] = {}
 
         set_seed(derive_seed(self.run.seed, "policy") % 2**32)  # Python's and NumPy's too: rewards may draw
         policy = load_causal_lm(model, self.model_config)
@@ -207,9 +206,9 @@ class PolicyTrainer:
         rank, ranks = self.accelerator.process_index, self.accelerator.num_processes
         mine = [request for request in requests if request.group % ranks == rank]
         self.stragglers.enough = len(range(first, first + len(examples))[(rank - first) % ranks :: ranks])
-        gathered = gather_lists(self.accelerator, self.sample(mine))
+        gathered = gather_lists(self.accelerator, self.sample(mine), self.collecting_group)
         if self.config.oversample:
-            self.stragglers.requests = gather_lists(self.accelerator, self.stragglers.requests)
+            self.stragglers.requests = gather_lists(self.accelerator, self.stragglers.requests, self.collecting_group)
         return sorted(gathered, key=lambda group: group.rollouts[0].request_id)
 
     def sample(self, requests: Sequence[RolloutRequest]) -> list[RolloutGroup]:
@@ -387,7 +386,7 @@ class PolicyTrainer:
 
     def sync(self) -> None:
         """Hand the policy's weights to the engine, which answers with their fingerprint."""
-        sync_weights(self.causal_lm, self.engine, version=self.step)
+        sync_weights(self.causal_lm, self.engine, version=self.step, base=self.base_fingerprint)
 
     def evaluate(self) -> dict[str, float]:
         """mean@k over the held-out prompts: ``eval_rollouts`` completions of each, sampled as in training."""

@@ -114,6 +114,19 @@ def is_lost_rank(error: RuntimeError) -> bool:
     return isinstance(error, torch.distributed.DistError) or ("gloo" in said and "connection" in said)
 
 
-def gather_lists(accelerator: Accelerator, items: list[Any]) -> list[Any]:
-    """The items of all ranks, in rank order, on every rank."""
-    return items if accelerator.num_processes == 1 else gather_object(items)
+def gather_lists(accelerator: Accelerator, items: list[Any], group: Any = None) -> list[Any]:
+    """The items of all ranks, in rank order, on every rank. A thread beside the one that updates needs a process
+    ``group`` of its own (``group_for_a_thread``): in a common one, operations meet in the order in which ranks begin
+    them."""
+    if accelerator.num_processes == 1:
+        return items
+    if group is None:
+        return gather_object(items)
+    parts: list[list[Any]] = [[]] * accelerator.num_processes
+    torch.distributed.all_gather_object(parts, items, group=group)
+    return [item for part in parts for item in part]
+
+
+def group_for_a_thread(accelerator: Accelerator) -> Any:
+    """A process group of all ranks that one thread alone talks in, on the CPU; None for one process. Collective."""
+    return torch.distributed.new_group(backend="gloo") if accelerator.num_processes > 1 else None

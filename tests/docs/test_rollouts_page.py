@@ -17,7 +17,7 @@ def test_yaml_is_valid() -> None:
     block, tail = re.findall(r"```yaml\n(.*?)```", TEXT, re.DOTALL)
     assert GRPOConfig.model_validate(yaml.safe_load(tail)["trainer"]).sampling_at(0).max_completion_tokens == 1024
     engines = [TypeAdapter(EngineConfig).validate_python(yaml.safe_load(line)["engine"]) for line in block.splitlines()]
-    assert [engine.replicas for engine in engines] == [2, 1]
+    assert [engine.replicas for engine in engines] == [2, 2, 1]
 
 
 def test_settings_and_engines_exist() -> None:

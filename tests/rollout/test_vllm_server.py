@@ -204,7 +204,14 @@ def answering(serve: Callable[..., None]) -> Callable[[dict[str, Any]], str]:
     return start
 
 
-DESCRIBED = {"dtype": "float32", "logprobs_mode": "raw_logprobs", "max_model_len": 256, "max_num_seqs": 8}
+VERSION = {"/version": {"version": "0.32.0"}}
+
+
+def described(**settings: Any) -> dict[str, Any]:
+    """What a worker answers; the model is that of ``policy_folder``."""
+    right = {"dtype": "float32", "logprobs_mode": "processed_logprobs", "pipeline_parallel": 1, "tensor_parallel": 1}
+    model = {"model": "qwen2, 2 layers of 128, 261 tokens", "max_lora_rank": 0}
+    return right | model | {"max_model_len": 256, "max_num_seqs": 8} | settings
 
 
 @pytest.mark.parametrize(
@@ -213,21 +220,30 @@ DESCRIBED = {"dtype": "float32", "logprobs_mode": "raw_logprobs", "max_model_len
         ({"/version": {"version": "0.31.0"}}, r"runs vLLM 0\.31\.0: start it with vllm==0\.32\.0"),
         ({"/version": {"version": "0.32.1"}}, r"is no replica to train with: start it with VLLM_SERVER_DEV_MODE=1"),
         (
-            {"/version": {"version": "0.32.0"}, "/collective_rpc": {"results": [DESCRIBED]}},
+            VERSION | {"/collective_rpc": {"results": [described(logprobs_mode="raw_logprobs")]}},
             "runs with logprobs_mode raw_logprobs, not processed_logprobs",
         ),
         (
-            {"/version": {"version": "0.32.0"}, "/collective_rpc": {"results": [DESCRIBED, DESCRIBED]}},
-            "has 2 workers; run one GPU a replica",
+            VERSION | {"/collective_rpc": {"results": [described(model="qwen2, 4 layers of 128, 261 tokens")]}},
+            r"runs with model qwen2, 4 layers of 128, 261 tokens, not qwen2, 2 layers of 128, 261 tokens",
         ),
+        (
+            VERSION | {"/collective_rpc": {"results": [described(pipeline_parallel=2)] * 2}},
+            "runs with pipeline_parallel 2, not 1",
+        ),
+        (
+            VERSION | {"/collective_rpc": {"results": [described(), described(max_num_seqs=9)]}},
+            "its 2 workers do not agree on max_num_seqs",
+        ),
+        (VERSION | {"/collective_rpc": {"results": [described()]}}, "takes no adapter of rank 8: start it with"),
     ],
-    ids=["version", "no extension", "log-probs", "tensor parallel"],
+    ids=["version", "no extension", "log-probs", "another model", "pipeline", "workers", "no adapters"],
 )
 def test_a_server_that_is_no_replica(
     answering: Callable[[dict[str, Any]], str], policy_folder: Path, answers: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(EngineError, match=message):
-        VLLMServerEngineConfig(urls=[answering(answers)]).build(policy_folder)
+        VLLMServerEngineConfig(urls=[answering(answers)], max_lora_rank=8).build(policy_folder)
 
 
 def test_an_address_where_nothing_listens(policy_folder: Path) -> None:

@@ -168,6 +168,31 @@ def test_what_two_ranks_did_not_wait_for_survives_a_stop(tmp_path: Path) -> None
 
 
 @pytest.mark.slow
+def test_two_ranks_sample_ahead_as_one_does(tmp_path: Path) -> None:
+    """While both update, both draw: a rank whose policy strayed, or a batch in another order, would draw other tokens.
+    Resumed, the run goes on to the last bit."""
+    ahead = ("trainer.max_staleness=1", "trainer.updates_per_step=2", "trainer.steps=6")
+    alone, whole = tmp_path / "alone", tmp_path / "whole"
+    run_job(load_job(tmp_path / "job.yaml", [f"run.folder={alone}", *ahead]))
+    end(start(whole, *ahead), 0, 0)
+    losses = [[line["policy/loss"] for line in read_metrics(folder)[1:]] for folder in (alone, whole)]
+    assert len(set(losses[0])) == 6
+    assert losses[1] == pytest.approx(losses[0], abs=1e-5)
+    drawn = [[texts(folder, step) for step in range(1, 7)] for folder in (alone, whole)]
+    assert drawn[0] == drawn[1]
+    assert len(set(map(tuple, drawn[0]))) == 6
+    again = only_checkpoint(whole, tmp_path / "again", 3)
+    end(start(again, *ahead, "--resume", "auto"), 0, 0)
+    assert timeless(again) == timeless(whole)
+    model = Path("model") / "model.safetensors"
+    assert (again / model).read_bytes() == (whole / model).read_bytes()
+
+
+def texts(folder: Path, step: int) -> list[str]:
+    return [rollout["text"] for group in read_rollouts(folder, step) for rollout in group["rollouts"]]
+
+
+@pytest.mark.slow
 def test_ranks_with_different_jobs_do_not_start(tmp_path: Path) -> None:
     said = end(start(tmp_path / "run", last_rank=("trainer.steps=7",)), 2, 2)
     for text in said:

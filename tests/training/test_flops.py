@@ -11,6 +11,7 @@ from posttrain.rewards.math.exact_integer import ExactIntegerReward
 from posttrain.trainers import policy_trainer
 from posttrain.trainers.policy_config import PolicyTrainerConfig
 from posttrain.trainers.policy_trainer import PolicyTrainer
+from posttrain.training import flops
 from posttrain.training.flops import peak_flops, update_flops
 from posttrain.training.model import add_adapter, backbone_of, load_causal_lm, packed_hidden_states
 from posttrain.training.model_config import LoRAConfig, ModelConfig
@@ -98,7 +99,7 @@ def test_an_update_logs_its_share_of_the_peak(tiny_model_folder: Path, monkeypat
     )
     samples = [sample for _ in range(2) for sample in batch_of((4, 6)).samples]
     assert "speed/mfu" not in trainer.update_policy(samples)
-    monkeypatch.setattr(policy_trainer, "peak_flops", lambda device: 28.0)
-    monkeypatch.setattr(policy_trainer, "update_flops", lambda model, batch: 7)
+    monkeypatch.setattr(flops, "peak_flops", lambda device: 28.0)
+    monkeypatch.setattr(flops, "update_flops", lambda model, batch: 7)
     monkeypatch.setattr(policy_trainer, "time", SimpleNamespace(perf_counter=iter([10.0, 12.0]).__next__))
     assert trainer.update_policy(samples)["speed/mfu"] == 0.5
