@@ -190,7 +190,7 @@ def test_two_ranks_share_what_is_kept(tmp_path: Path, tiny_model_folder: Path, m
     boxes: dict[int, list[Any]] = {}
     barrier = threading.Barrier(2, timeout=60)
 
-    def gather(accelerator: Any, items: list[Any]) -> list[Any]:
+    def gather(accelerator: Any, items: list[Any], group: Any) -> list[Any]:
         boxes[accelerator.process_index] = items
         barrier.wait()
         everything = [*boxes[0], *boxes[1]]
