@@ -241,6 +241,6 @@ def test_what_the_ranks_of_trls_loop_cannot_share(
     monkeypatch.setattr("accelerate.Accelerator.num_processes", 4)
     monkeypatch.setenv("WORLD_SIZE", "4")
     monkeypatch.setattr("posttrain.build.check_ranks_agree", lambda _: None)
-    monkeypatch.setattr("posttrain.build.tiny_model", lambda _: tmp_path)
+    monkeypatch.setattr("posttrain.build.starting_model", lambda _: tmp_path)
     with pytest.raises(JobError, match=said):
         run_job(job)
