@@ -52,7 +52,7 @@ class Estimate:
 
 
 def trainer_memory(work: Workload, ranks: int, zero_stage: int | None) -> dict[str, float]:
-    """Bytes by part on a rank. A rollout longer than a micro-batch travels alone, over the ranks that share sequences."""
+    """Bytes by part on a rank. A rollout longer than a micro-batch travels alone, over ranks that share sequences."""
     launch, model = Launch(ranks, zero_stage=zero_stage), work.job.model
     policy = state_bytes(*work.models[POLICY], model.dtype, launch)
     parts = dict(zip(("weights", "gradients", "optimizer"), policy, strict=True))
