@@ -20,6 +20,8 @@ from posttrain.rollout.config import VLLMServerEngineConfig
 VLLM_VERSION = "0.32"
 """The routes and answers are those of this version; others differ in both."""
 
+MOST_SHOWN = 400  # characters of an error: some list every architecture that vLLM knows
+
 
 class ReplicaLost(EngineError):
     """A replica does not answer."""
@@ -100,7 +102,7 @@ def last_error(log: str) -> str:
     until = first + 1
     if "validation error" in lines[first]:
         until = next((n for n in range(until, len(lines)) if lines[n].startswith("For further information")), until)
-    return re.sub(r" \[type=\w+, .*", "", " ".join(lines[first:until]))
+    return re.sub(r" \[type=\w+, .*", "", " ".join(lines[first:until]))[:MOST_SHOWN]
 
 
 def is_healthy(url: str, timeout_s: float) -> bool:

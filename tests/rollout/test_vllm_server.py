@@ -330,6 +330,7 @@ PYDANTIC_ERROR = """(APIServer pid=7) Traceback (most recent call last):
             "Value error, 1024 is above the 256 that the model can read",
         ),
         ("ValueError: too long\nINFO going on\n", "ValueError: too long"),
+        ("ValueError: not one of " + "GPT, " * 1000, "ValueError: not one of " + "GPT, " * 75 + "GP"),
         ("INFO loading\n\n", "INFO loading"),
         ("", "nothing"),
     ],
