@@ -22,7 +22,7 @@ from pydantic import Field, model_validator
 
 from posttrain.config import Config
 from posttrain.config_file import load_config
-from posttrain.data.dataset import DatasetConfig, collect_examples
+from posttrain.data.dataset import DatasetConfig
 from posttrain.data.fields import ExampleField, FieldError, example_from_values
 from posttrain.data.rows import Row, read_rows
 from posttrain.errors import DataError, UserError
@@ -66,27 +66,24 @@ class LabelledPairsConfig(DatasetConfig):
         Raises:
             DataError: there is no such file, or a row is not of this form; the message names file, line and field.
         """
-        columns: dict[ExampleField, str] = {"id": "id", "prompt": "prompt", "references": "references"}
-        columns |= self.columns
-        stem = Path(self.path).name.split(".")[0]
-
-        def convert(row: Row) -> Example:
-            name = f"{stem}:{row.number}"
-            example = example_from_values(row.values, columns, {"prompt"}, self.format, default_id=name)
-            if len(example.references) < self.references:
-                problem = f"has {len(example.references)} of the {self.references} texts that data.references asks for"
-                raise FieldError("references", columns["references"], problem)
-            return _checked(example)
-
-        rows = read_rows(self.path, self.name, self.split, self.revision)
         return [
             LabelledPair(
                 replace(example, references=example.references[: self.references]),
                 (example.metadata["answer_a"], example.metadata["answer_b"]),
                 LABELS[example.metadata["label"]],
             )
-            for example in collect_examples(self.path, rows, convert, self.bad_rows).examples
+            for example in self.load().examples
         ]
+
+    def columns_of(self, rows: Sequence[Row]) -> dict[ExampleField, str]:
+        return {"id": "id", "prompt": "prompt", "references": "references", **self.columns}
+
+    def example(self, values: Mapping[str, Any], columns: Mapping[ExampleField, str], default_id: str) -> Example:
+        example = example_from_values(values, columns, {"prompt"}, self.format, default_id)
+        if len(example.references) < self.references:
+            problem = f"has {len(example.references)} of the {self.references} texts that data.references asks for"
+            raise FieldError("references", columns["references"], problem)
+        return _checked(example)
 
 
 def _checked(example: Example) -> Example:

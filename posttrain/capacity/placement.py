@@ -52,12 +52,13 @@ class Estimate:
 
 
 def trainer_memory(work: Workload, ranks: int, zero_stage: int | None) -> dict[str, float]:
-    """Bytes by part on a rank. A rollout that is longer than a micro-batch travels alone."""
+    """Bytes by part on a rank. A rollout longer than a micro-batch travels alone, over ranks that share sequences."""
     launch, model = Launch(ranks, zero_stage=zero_stage), work.job.model
     policy = state_bytes(*work.models[POLICY], model.dtype, launch)
     parts = dict(zip(("weights", "gradients", "optimizer"), policy, strict=True))
     parts |= {name: trained_bytes(*size, model.dtype, launch) for name, size in work.models.items() if name != POLICY}
-    parts["activations"] = work.activation_bytes * max(work.job.trainer.tokens_per_micro_batch, work.longest)
+    longest = work.longest / model.sequence_parallel
+    parts["activations"] = work.activation_bytes * max(work.job.trainer.tokens_per_micro_batch, longest)
     return parts | {"a chunk of logits": 2 * 4.0 * model.logits_chunk_size * work.model.vocab_size}
 
 
@@ -90,16 +91,17 @@ def estimate(work: Workload, cluster: Cluster, layout: Layout) -> Estimate:
 
 def layouts(work: Workload, cluster: Cluster, placement: str) -> Iterator[Layout]:
     """What is tried: powers of two of the GPUs and all of them, since a small step can be slower on many; at most as
-    many ranks, and engines, as there are prompts; tensor parallelism within a machine."""
-    total, prompts = cluster.per_node * cluster.nodes, work.job.trainer.prompts_per_step
-    stages = [None, 1, 2, 3] if work.job.model.dtype == "float32" else [1, 2, 3]
-    heads = getattr(work.model, "num_key_value_heads", work.model.num_attention_heads)
+    many ranks, and engines, as there are prompts; tensor parallelism within a machine; ranks that can share sequences
+    as the job says."""
+    total, prompts, model = cluster.per_node * cluster.nodes, work.job.trainer.prompts_per_step, work.job.model
+    stages = [None, 1, 2, 3] if model.dtype == "float32" else [1, 2, 3]
+    heads, sharing = getattr(work.model, "num_key_value_heads", work.model.num_attention_heads), model.sequence_parallel
     for gpus in sorted({2**power for power in range(total.bit_length())} | {total}):
         shares = sorted({round(gpus * part / SPLITS) for part in range(1, SPLITS)} - {0, gpus})
         for engine_gpus in [gpus] if placement == "colocated" else shares:
             ranks = gpus if placement == "colocated" else gpus - engine_gpus
             for t in (1, 2, 4, 8):
-                whole = engine_gpus % t == heads % t == 0 and t <= cluster.per_node
+                whole = engine_gpus % t == heads % t == ranks % sharing == 0 and t <= cluster.per_node
                 if whole and ranks <= prompts and engine_gpus <= prompts * t:
                     for stage in stages if ranks > 1 else stages[:1]:
                         yield Layout(placement, gpus, engine_gpus, ranks, t, stage)
@@ -121,6 +123,8 @@ def fastest(work: Workload, cluster: Cluster) -> dict[str, Estimate]:
                 best[name] = tried
     if best:
         return best
+    if not found:
+        raise JobError(f"model.sequence_parallel ({work.job.model.sequence_parallel}) takes more ranks than there are")
     nearest = min(found, key=lambda tried: tried.shortage)
     part = max(nearest.memory, key=lambda name: nearest.memory[name])
     raise JobError(

@@ -1,6 +1,7 @@
 """From an example's prompt to token ids, once; after this nothing is tokenized again."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from posttrain.errors import DataError
@@ -8,6 +9,21 @@ from posttrain.types import Example
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedText:
+    """Token ids of prompt and completion, which begins at ``start``; the prompt lost ``truncated_tokens``."""
+
+    ids: list[int]
+    start: int
+    truncated_tokens: int
+
+
+def fitted(ids: list[int], start: int, max_length: int) -> EncodedText | None:
+    """At most ``max_length`` tokens: the prompt loses its first, but not its last one; None where that is too few."""
+    excess = max(0, len(ids) - max_length)
+    return None if 0 < excess >= start else EncodedText(ids[excess:], start - excess, excess)
 
 
 class PromptEncoder:

@@ -6,8 +6,10 @@ import sys
 import time
 from collections import deque
 from collections.abc import Mapping
+from dataclasses import dataclass, field
+from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from posttrain.report.formats import count, duration, number
 
@@ -22,15 +24,28 @@ LOSSES = ("policy/loss", "reward_model/loss")
 SPEEDS = ("speed/generated_tokens_per_second", "speed/trained_tokens_per_second")
 
 
-class RunSummary(Protocol):
-    """What a finished run tells the display: where things are, and the first and last evaluation."""
+@dataclass(slots=True)
+class TrainingSummary:
+    """What a finished run leaves: first and last evaluation, and where things are."""
 
     steps: int
     seconds: float
     model_folder: Path
     report: Path
-    first: dict[str, float]
-    last: dict[str, float]
+    first: dict[str, float] = field(default_factory=dict)
+    last: dict[str, float] = field(default_factory=dict)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the evaluations side by side, and the run page below."""
+        rows = "".join(
+            f"<tr><td>{escape(name)}</td><td>{self.first.get(name, math.nan):.3f}</td><td>{value:.3f}</td></tr>"
+            for name, value in self.last.items()
+        )
+        page = escape(self.report.read_text(encoding="utf-8")) if self.report.is_file() else ""
+        return (
+            f"<table><tr><th>{self.steps} steps</th><th>before</th><th>after</th></tr>{rows}</table>"
+            f'<iframe srcdoc="{page}" width="100%" height="700" style="border:0"></iframe>'
+        )
 
 
 class TrainingDisplay:
@@ -100,7 +115,7 @@ class TrainingDisplay:
         """Say something that the user should look at."""
         self.console.print(f"warning: {message}", style="yellow", markup=False)
 
-    def summary(self, summary: RunSummary) -> None:
+    def summary(self, summary: TrainingSummary) -> None:
         """What improved, and where the model and the run page are."""
         self.console.print(f"\n{self.method}: {summary.steps} steps in {duration(summary.seconds)}", style="bold")
         rows = [
@@ -123,8 +138,8 @@ class TrainingDisplay:
             bar = min(room, 30)
             filled = round(bar * self.step / max(1, self.total_steps))
             parts += [("━" * filled, "cyan"), ("━" * (bar - filled) + "  ", "bright_black")]
-        for place, field in enumerate(fields):
-            parts.append(("  " * (place > 0) + field, "dim" if field.endswith(("tok/s", "left")) else ""))
+        for place, told in enumerate(fields):
+            parts.append(("  " * (place > 0) + told, "dim" if told.endswith(("tok/s", "left")) else ""))
         text = Text.assemble(*parts, no_wrap=True, overflow="ellipsis")
         text.truncate(width, overflow="ellipsis")
         return text
@@ -156,7 +171,7 @@ class TrainingDisplay:
         since = time.perf_counter() - self._updated
         return max(0.0, sum(known) / len(known) * (self.total_steps - self.step) - since)
 
-    def _improvement(self, summary: RunSummary) -> list[tuple[str, str]]:
+    def _improvement(self, summary: TrainingSummary) -> list[tuple[str, str]]:
         if ACCURACY in summary.first and ACCURACY in summary.last:
             first, last = summary.first[ACCURACY], summary.last[ACCURACY]
             return [("accuracy", f"{_change(first, last)} on held-out prompts")]
@@ -177,7 +192,7 @@ def _short(path: Path) -> str:
     return min(relative, str(path), key=len)
 
 
-def print_next_steps(summary: RunSummary, stream: TextIO | None = None) -> None:
+def print_next_steps(summary: TrainingSummary, stream: TextIO | None = None) -> None:
     """What to type next, for a run whose folder holds its job."""
     from rich.console import Console
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -18,6 +19,8 @@ from posttrain.rollout.config import VLLMServerEngineConfig
 
 VLLM_VERSION = "0.32"
 """The routes and answers are those of this version; others differ in both."""
+
+MOST_SHOWN = 400  # characters of an error: some list every architecture that vLLM knows
 
 
 class ReplicaLost(EngineError):
@@ -56,6 +59,7 @@ class ServerProcess:
         """
         self.stop()
         with self.log.open("ab") as log:
+            begun = log.tell()
             self.process = subprocess.Popen(
                 self.command,
                 stdin=subprocess.PIPE,
@@ -66,12 +70,12 @@ class ServerProcess:
             )
         deadline = time.monotonic() + self.config.start_deadline_s
         while not is_healthy(self.url, 5.0):
-            if self.process.poll() is not None or time.monotonic() > deadline:
+            ended = self.process.poll() is not None
+            if ended or time.monotonic() > deadline:
                 self.stop()
-                lines = [line for line in self.log.read_text(errors="replace").splitlines() if line.strip()]
-                said = ([line for line in lines if "Error" in line] or lines or ["nothing"])[-1].strip()
-                limit = f"in {self.config.start_deadline_s:g} s"
-                raise EngineError(f"vLLM could not be started {limit} ({self.url}): {said} (all of it: {self.log})")
+                when = "ended before it was ready" if ended else f"was not ready in {self.config.start_deadline_s:g} s"
+                said = last_error(self.log.read_bytes()[begun:].decode(errors="replace"))
+                raise EngineError(f"vLLM could not be started: {self.url} {when}: {said} (all of it: {self.log})")
             time.sleep(0.2)
 
     def stop(self) -> None:
@@ -88,6 +92,17 @@ class ServerProcess:
                 continue
         self.process.communicate()
         self.process = None
+
+
+def last_error(log: str) -> str:
+    """The last error of ``log``, with the reason where pydantic tells it on the next lines; or else the last line."""
+    told = (re.sub(r"^\([^)]* pid=\d+\)", "", line).strip() for line in log.splitlines())
+    lines = [line for line in told if line] or ["nothing"]
+    first = max((place for place, line in enumerate(lines) if "Error" in line), default=len(lines) - 1)
+    until = first + 1
+    if "validation error" in lines[first]:
+        until = next((n for n in range(until, len(lines)) if lines[n].startswith("For further information")), until)
+    return re.sub(r" \[type=\w+, .*", "", " ".join(lines[first:until]))[:MOST_SHOWN]
 
 
 def is_healthy(url: str, timeout_s: float) -> bool:

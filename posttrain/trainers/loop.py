@@ -1,12 +1,9 @@
 """Around the steps: evaluation, log, checkpoints, resume, SIGTERM, and what a person sees."""
 
-import math
 import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +12,7 @@ from accelerate import Accelerator
 
 from posttrain.errors import EngineDied, Interrupted
 from posttrain.report.page import write_report
+from posttrain.report.terminal import TrainingSummary
 from posttrain.trainers.run_record import RunRecord
 from posttrain.training.accelerator import any_rank
 from posttrain.training.checkpoint import CheckpointStore
@@ -24,30 +22,6 @@ from posttrain.training.run_log import rollout_records
 
 if TYPE_CHECKING:
     from posttrain.trainers.policy_trainer import PolicyTrainer
-
-
-@dataclass(slots=True)
-class TrainingSummary:
-    """What a finished run leaves: first and last evaluation, and where things are."""
-
-    steps: int
-    seconds: float
-    model_folder: Path
-    report: Path
-    first: dict[str, float] = field(default_factory=dict)
-    last: dict[str, float] = field(default_factory=dict)
-
-    def _repr_html_(self) -> str:
-        """What a notebook shows: the evaluations side by side, and the run page below."""
-        rows = "".join(
-            f"<tr><td>{escape(name)}</td><td>{self.first.get(name, math.nan):.3f}</td><td>{value:.3f}</td></tr>"
-            for name, value in self.last.items()
-        )
-        page = escape(self.report.read_text(encoding="utf-8")) if self.report.is_file() else ""
-        return (
-            f"<table><tr><th>{self.steps} steps</th><th>before</th><th>after</th></tr>{rows}</table>"
-            f'<iframe srcdoc="{page}" width="100%" height="700" style="border:0"></iframe>'
-        )
 
 
 class StopRequest:

@@ -25,6 +25,7 @@ from posttrain.data.chat import PromptEncoder
 from posttrain.data.sampler import ExampleSampler
 from posttrain.errors import TrainingDiverged
 from posttrain.evaluation.held_out import evaluate_held_out
+from posttrain.report.terminal import TrainingSummary
 from posttrain.rewards.checked import ErrorBudget
 from posttrain.rewards.reward import Reward
 from posttrain.rollout.config import TransformersEngineConfig
@@ -34,7 +35,7 @@ from posttrain.rollout.weight_sync import sync_weights
 from posttrain.trainers.batches import Batch, BatchQueue
 from posttrain.trainers.collection import FollowUp, collect_groups
 from posttrain.trainers.credit import MiniBatch, StepCounts
-from posttrain.trainers.loop import TrainingSummary, run_training
+from posttrain.trainers.loop import run_training
 from posttrain.trainers.mismatch import MismatchMonitor
 from posttrain.trainers.policy_config import PolicyTrainerConfig
 from posttrain.trainers.step_metrics import rollout_metrics

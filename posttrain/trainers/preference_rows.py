@@ -5,18 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 
-from posttrain.data.chat import PromptEncoder
+from posttrain.data.chat import EncodedText, PromptEncoder, fitted
 from posttrain.errors import DataError
 from posttrain.types import Example
-
-
-@dataclass(frozen=True, slots=True)
-class Side:
-    """Prompt and completion as a reward model reads them; the completion begins at ``start``."""
-
-    ids: list[int]
-    start: int
-    truncated: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,8 +15,8 @@ class Pair:
     """A preferred and a dispreferred completion of ``example``."""
 
     example: Example
-    chosen: Side
-    rejected: Side
+    chosen: EncodedText
+    rejected: EncodedText
     margin: float
 
     @property
@@ -43,7 +34,7 @@ class Pairs:
     @property
     def truncated(self) -> int:
         """How many pairs have lost the beginning of their prompt."""
-        return sum(pair.chosen.truncated or pair.rejected.truncated for pair in self.rows)
+        return sum(pair.chosen.truncated_tokens + pair.rejected.truncated_tokens > 0 for pair in self.rows)
 
 
 def preference_pairs(examples: Sequence[Example], encoder: PromptEncoder, max_length: int) -> Pairs:
@@ -63,12 +54,6 @@ def preference_pairs(examples: Sequence[Example], encoder: PromptEncoder, max_le
             else:
                 pairs.rows.append(Pair(example, chosen, rejected, float(example.metadata.get("margin") or 0.0)))
     return pairs
-
-
-def fitted(ids: list[int], start: int, max_length: int) -> Side | None:
-    """At most ``max_length`` tokens, the first of the prompt dropped; None where the completion alone has more."""
-    excess = max(0, len(ids) - max_length)
-    return None if excess > start else Side(ids[excess:], start - excess, truncated=excess > 0)
 
 
 def contrastive_draws(pair: Pair, samples: int, seed: str) -> list[list[int]]:

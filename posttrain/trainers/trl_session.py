@@ -20,9 +20,9 @@ from transformers import PrinterCallback, TrainerCallback
 
 from posttrain.errors import Interrupted, JobError
 from posttrain.report.page import write_report
-from posttrain.report.terminal import ACCURACY
+from posttrain.report.terminal import ACCURACY, TrainingSummary
 from posttrain.rollout.seeds import derive_seed
-from posttrain.trainers.loop import StopRequest, TrainingSummary, stop_on_sigterm
+from posttrain.trainers.loop import StopRequest, stop_on_sigterm
 from posttrain.trainers.run_record import RunRecord
 from posttrain.trainers.trl_config import TRLMethodConfig
 from posttrain.training.accelerator import any_rank, make_accelerator

@@ -43,6 +43,16 @@ def test_a_rollout_longer_than_a_micro_batch_travels_alone(workload: Any) -> Non
     assert trainer_memory(long, 1, 1)["activations"] == 20_000 * 1e6
 
 
+def test_ranks_that_share_sequences(job: Any, workload: Any) -> None:
+    """A long rollout is shared, a micro-batch counts a rank's tokens already; and there are as many ranks as share."""
+    work = replace(workload(job({"sequence_parallel": 4})), longest=80_000)
+    assert trainer_memory(work, 4, 1)["activations"] == 20_000 * 1e6
+    assert trainer_memory(replace(work, longest=1000), 4, 1)["activations"] == 8192 * 1e6
+    assert {layout.ranks for layout in layouts(work, MACHINE, "colocated")} == {4, 8}
+    with pytest.raises(JobError, match="takes more ranks than there are"):
+        fastest(work, replace(MACHINE, per_node=2))
+
+
 @pytest.mark.parametrize("ranks", [1, 2, 8, 64])
 def test_a_higher_stage_never_takes_more(ranks: int, seven: Workload) -> None:
     needs = [sum(trainer_memory(seven, ranks, stage).values()) for stage in (0, 1, 2, 3)]

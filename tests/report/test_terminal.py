@@ -5,25 +5,18 @@ import math
 import re
 import subprocess
 import sys
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
 from posttrain.report import terminal
-from posttrain.report.terminal import TrainingDisplay, print_next_steps
+from posttrain.report.terminal import TrainingDisplay, TrainingSummary, print_next_steps
 
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
-@dataclass
-class Summary:
-    report: Path
-    model_folder: Path
-    steps: int = 60
-    seconds: float = 221.0
-    first: dict[str, float] = field(default_factory=dict)
-    last: dict[str, float] = field(default_factory=dict)
+def summary_of(folder: Path, steps: int = 60, **values: dict[str, float]) -> TrainingSummary:
+    return TrainingSummary(steps, 221.0, folder / "model", folder / "report.html", **values)
 
 
 def in_terminal(display: TrainingDisplay, width: int) -> TrainingDisplay:
@@ -107,11 +100,7 @@ def test_the_live_line_is_redrawn_in_place() -> None:
 def test_the_summary_says_what_improved_and_what_to_type(tmp_path: Path) -> None:
     stream = io.StringIO()
     display = TrainingDisplay(60, "oreal", stream=stream)
-    display.summary(
-        Summary(
-            tmp_path / "report.html", tmp_path / "model", first={"eval/accuracy": 0.412}, last={"eval/accuracy": 0.846}
-        )
-    )
+    display.summary(summary_of(tmp_path, first={"eval/accuracy": 0.412}, last={"eval/accuracy": 0.846}))
     text = stream.getvalue()
     assert "oreal: 60 steps in 3:41" in text
     assert "0.412 → 0.846 (+0.434) on held-out prompts" in text
@@ -119,7 +108,7 @@ def test_the_summary_says_what_improved_and_what_to_type(tmp_path: Path) -> None
 
 
 def test_what_to_type_next(tmp_path: Path) -> None:
-    finished = Summary(tmp_path / "report.html", tmp_path / "model", steps=60)
+    finished = summary_of(tmp_path)
     bare, with_job = io.StringIO(), io.StringIO()
     print_next_steps(finished, bare)
     assert "report.html" in bare.getvalue() and "trainer.steps" not in bare.getvalue()
@@ -133,7 +122,7 @@ def test_without_an_evaluation_the_summary_compares_rewards(tmp_path: Path) -> N
     display = TrainingDisplay(40, "grpo", stream=stream)
     for step in range(1, 41):
         display.update(step, {"reward/mean": step / 40})
-    display.summary(Summary(tmp_path / "report.html", tmp_path / "model", steps=40))
+    display.summary(summary_of(tmp_path, steps=40))
     assert "0.062 → 0.963 (+0.900), mean of 4 steps from 1 and at the end" in stream.getvalue()
 
 
@@ -142,7 +131,7 @@ def test_other_ranks_say_nothing(tmp_path: Path) -> None:
     with TrainingDisplay(2, "oreal", enabled=False, stream=stream) as display:
         display.update(1, metrics(1))
         display.warn("not seen")
-    display.summary(Summary(tmp_path / "report.html", tmp_path / "model"))
+    display.summary(summary_of(tmp_path))
     assert stream.getvalue() == ""
 
 

@@ -21,7 +21,7 @@ from posttrain.errors import EngineDied, EngineError
 from posttrain.rollout.config import VLLMServerEngineConfig
 from posttrain.rollout.dispatch import Dispatcher
 from posttrain.rollout.pending import pending_rollouts
-from posttrain.rollout.replica import Replica
+from posttrain.rollout.replica import Replica, ServerProcess, last_error
 from posttrain.rollout.vllm_replica import server_flags
 from posttrain.rollout.weight_sync import sync_weights
 from posttrain.types import Rollout, RolloutRequest
@@ -312,3 +312,46 @@ def test_a_server_ends_with_the_process_that_started_it() -> None:
         assert time.monotonic() < deadline
         time.sleep(0.05)
     watching.stdout.close()
+
+
+PYDANTIC_ERROR = """(APIServer pid=7) Traceback (most recent call last):
+(APIServer pid=7) pydantic_core._pydantic_core.ValidationError: 1 validation error for VllmConfig
+(APIServer pid=7)   Value error, 1024 is above the 256 that the model can read [type=value_error, input_value=Args(())]
+(APIServer pid=7)     For further information visit https://errors.pydantic.dev/2.14/v/value_error
+[W socket.cpp:1] a remark at the end"""
+
+
+@pytest.mark.parametrize(
+    ("log", "said"),
+    [
+        (
+            PYDANTIC_ERROR,
+            "pydantic_core._pydantic_core.ValidationError: 1 validation error for VllmConfig "
+            "Value error, 1024 is above the 256 that the model can read",
+        ),
+        ("ValueError: too long\nINFO going on\n", "ValueError: too long"),
+        ("ValueError: not one of " + "GPT, " * 1000, "ValueError: not one of " + "GPT, " * 75 + "GP"),
+        ("INFO loading\n\n", "INFO loading"),
+        ("", "nothing"),
+    ],
+)
+def test_the_last_error_of_a_log(log: str, said: str) -> None:
+    assert last_error(log) == said
+
+
+@pytest.mark.parametrize(
+    ("program", "said"),
+    [
+        ("import sys; sys.exit('RuntimeError: no device')", "ended before it was ready: RuntimeError: no device"),
+        ("import time; time.sleep(60)", "was not ready in 1 s: nothing"),
+    ],
+)
+def test_a_server_that_does_not_start_says_whether_it_ended(program: str, said: str, tmp_path: Path) -> None:
+    """And the errors of a start before this one are not its own."""
+    log = tmp_path / "replica_0.log"
+    log.write_text("OSError: of the start before\n")
+    config = VLLMServerEngineConfig(start_deadline_s=1.0 if "sleep" in program else 60.0)
+    process = ServerProcess("nowhere", config, seed=0, number=0, log=log)
+    process.command = [sys.executable, "-c", program]
+    with pytest.raises(EngineError, match=said):
+        process.start()

@@ -14,12 +14,12 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from posttrain.data.chat import PromptEncoder
+from posttrain.data.chat import EncodedText, PromptEncoder, fitted
 from posttrain.errors import DataError, Interrupted
 from posttrain.job import load_job
 from posttrain.objectives.preference import bradley_terry_loss, contrastive_loss, goal_state
 from posttrain.planning import make_plan
-from posttrain.trainers.preference_rows import Pair, Side, contrastive_draws, fitted, preference_pairs
+from posttrain.trainers.preference_rows import Pair, contrastive_draws, preference_pairs
 from posttrain.trainers.reward_model import RewardModelTrainer
 from posttrain.trainers.reward_model_config import RewardModelConfig
 from posttrain.trainers.trl_session import Session
@@ -195,14 +195,15 @@ def test_a_completion_of_one_token_is_its_own_future() -> None:
 
 
 def preference_like(chosen: tuple[int, int], rejected: tuple[int, int]) -> Pair:
-    sides = [Side([0] * (start + length), start, False) for start, length in (chosen, rejected)]
+    sides = [EncodedText([0] * (start + length), start, 0) for start, length in (chosen, rejected)]
     return Pair(Example(id="x", prompt="p"), sides[0], sides[1], 0.0)
 
 
 def test_long_prompts_lose_their_beginning_and_long_completions_are_left_out(tiny_model_folder: Path) -> None:
-    assert fitted([1, 2, 3, 4, 5], 3, 4) == Side([2, 3, 4, 5], 2, truncated=True)
-    assert fitted([1, 2, 3, 4, 5], 3, 5) == Side([1, 2, 3, 4, 5], 3, truncated=False)
-    assert fitted([1, 2, 3, 4, 5], 1, 3) is None
+    assert fitted([1, 2, 3, 4, 5], 3, 4) == EncodedText([2, 3, 4, 5], 2, truncated_tokens=1)
+    assert fitted([1, 2, 3, 4, 5], 3, 5) == EncodedText([1, 2, 3, 4, 5], 3, truncated_tokens=0)
+    assert fitted([1, 2, 3, 4, 5], 1, 4) is None and fitted([1, 2, 3], 0, 2) is None
+    assert fitted([1, 2], 0, 2) == EncodedText([1, 2], 0, truncated_tokens=0)
     encoder = PromptEncoder(AutoTokenizer.from_pretrained(tiny_model_folder))
     long = Example(id="long", prompt="ab", candidates=["c" * 30, "d"])
     truncated = Example(id="truncated", prompt="a" * 30, candidates=["c", "d"])

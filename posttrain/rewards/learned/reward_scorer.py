@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from torch import Tensor
 
-from posttrain.data.chat import PromptEncoder
+from posttrain.data.chat import EncodedText, PromptEncoder, fitted
 from posttrain.errors import DataError, JobError
 from posttrain.rewards.learned.sequence_classifier import check_is_reward_model, load_reward_tokenizer
 from posttrain.rewards.reward import RewardInput, RewardOutput
@@ -15,15 +15,6 @@ from posttrain.types import Example
 
 if TYPE_CHECKING:
     from posttrain.rewards.learned.learned import BaseRewardModel
-
-
-@dataclass(frozen=True, slots=True)
-class EncodedText:
-    """Token ids of prompt and completion, which begins at ``start`` >= 1; the prompt lost ``truncated_tokens``."""
-
-    ids: list[int]
-    start: int
-    truncated_tokens: int
 
 
 @dataclass(slots=True)
@@ -122,11 +113,9 @@ class RewardModelScorer:
         return example
 
     def _fitted(self, ids: list[int], start: int) -> EncodedText | str:
-        """At most ``max_length`` tokens: the prompt loses its first, but not its last one."""
-        excess = max(0, len(ids) - self.max_length)
-        if excess >= start > 0:
-            return f"the completion has {len(ids) - start} tokens; of {self.max_length} one is the prompt's, at least"
-        return EncodedText(ids[excess:], start - excess, excess)
+        return fitted(ids, start, self.max_length) or (
+            f"the completion has {len(ids) - start} tokens; of {self.max_length} one is the prompt's, at least"
+        )
 
     def close(self) -> None:
         """Free the model; it is loaded again when it is needed."""

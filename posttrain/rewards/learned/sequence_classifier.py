@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerBase
 
+from posttrain.data.chat import EncodedText
 from posttrain.errors import JobError
 
 if TYPE_CHECKING:
     from posttrain.rewards.learned.learned import BaseRewardModel
-    from posttrain.rewards.learned.reward_scorer import EncodedText
 
 HEADS = ("score", "classifier")  # what transformers calls the layer that makes the score
 
@@ -31,7 +31,7 @@ class SequenceClassifier:
         self.model.base_model.register_forward_hook(self._keep_last_hidden)
 
     @torch.inference_mode()
-    def read(self, texts: Sequence["EncodedText"], with_states: bool) -> list[tuple[float, Tensor | None]]:
+    def read(self, texts: Sequence[EncodedText], with_states: bool) -> list[tuple[float, Tensor | None]]:
         """Scores and, where asked for, states of ``texts``, in their order."""
         results: dict[int, tuple[float, Tensor | None]] = {}
         for chosen in length_batches([len(text.ids) for text in texts], self.tokens_per_batch):
@@ -45,7 +45,7 @@ class SequenceClassifier:
     def close(self) -> None:
         """The model goes with the last reference to it."""
 
-    def _forward(self, texts: Sequence["EncodedText"], with_states: bool) -> list[tuple[float, Tensor | None]]:
+    def _forward(self, texts: Sequence[EncodedText], with_states: bool) -> list[tuple[float, Tensor | None]]:
         """transformers reads the score at the last id that is not the padding: so pad with an id that ends no text."""
         endings = {text.ids[-1] for text in texts}
         pad = next(token for token in count() if token not in endings)

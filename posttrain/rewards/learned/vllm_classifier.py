@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from posttrain.data.chat import EncodedText
 from posttrain.errors import EngineError
 from posttrain.rollout.vllm_engine import process_state_kept, set_environment
 
 if TYPE_CHECKING:
     from posttrain.rewards.learned.learned import LearnedReward
-    from posttrain.rewards.learned.reward_scorer import EncodedText
 
 
 class VLLMClassifier:
@@ -27,7 +27,7 @@ class VLLMClassifier:
         except (ImportError, OSError, ValueError, RuntimeError) as error:
             raise EngineError(f"vLLM could not be started on reward model {config.model!r}: {error}") from error
 
-    def read(self, texts: Sequence["EncodedText"], with_states: bool) -> list[tuple[float, Tensor | None]]:
+    def read(self, texts: Sequence[EncodedText], with_states: bool) -> list[tuple[float, Tensor | None]]:
         """The scores of ``texts``, in their order; hidden states are for the other backend."""
         prompts = [{"prompt_token_ids": text.ids} for text in texts]
         outputs = self.llm.encode(prompts, pooling_task="classify", use_tqdm=False)

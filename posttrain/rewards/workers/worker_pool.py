@@ -25,6 +25,7 @@ from posttrain.types import ErrorKind
 START_LIMIT_S = 120.0
 # A worker outlives its limit only where its parent died; then it ends itself this much later.
 ORPHAN_GRACE_S = 2.0
+ENDING_S = 1.0  # of a worker that hung up, until it is killed, which would hide how it ends
 # Items that a worker is handed at once, at most: one write for all of them, but a limit and a reply for each.
 LONGEST_BATCH = 32
 STANDARD_ERROR = 2  # where a worker prints
@@ -188,7 +189,10 @@ class Worker:
         self._connection.close()
 
     def _crashed(self) -> WorkerResult:
-        self.kill()
+        try:
+            self.process.wait(ENDING_S)
+        except subprocess.TimeoutExpired:
+            self.kill()
         code = self.process.returncode
         how = f"was ended by signal {-code}" if code < 0 else f"ended with exit status {code}"
         return WorkerResult(error="crashed", message=f"the worker process {how}")

@@ -13,10 +13,10 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
 
+from posttrain.data.chat import EncodedText
 from posttrain.errors import JobError, UserError
 from posttrain.rewards.checked import score_checked
 from posttrain.rewards.learned.learned import LearnedReward
-from posttrain.rewards.learned.reward_scorer import EncodedText
 from posttrain.rewards.learned.sequence_classifier import length_batches
 from posttrain.rewards.reward import RewardInput
 from posttrain.rewards.scoring.reward_file import load_reward_config

@@ -65,6 +65,8 @@ def test_nothing_starts_before_it_is_needed() -> None:
         (["hang", 9], "timeout", "no result after 1 s"),
         (["sleep", 30], "timeout", "no result after 1 s"),
         (["exit", 3], "crashed", "the worker process ended with exit status 3"),
+        (["hang up", 5], "crashed", "the worker process ended with exit status 5"),
+        (["lambda", 0], "crashed", "Can't pickle"),
         (["signal", 0], "crashed", "the worker process was ended by signal 9"),
         (["nonsense", 0], "crashed", "ValueError: no action 'nonsense'"),
         (["allocate", 1 << 20], "crashed", "MemoryError"),
