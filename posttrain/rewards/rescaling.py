@@ -116,7 +116,7 @@ class ShuffledReward(ConfiguredReward):
     seed: int = Field(default=0, ge=0)
 
     def make(self) -> Reward:
-        assert self._judge is not None  # built here
+        _ = self._judge  # built here
         return self
 
     @cached_property

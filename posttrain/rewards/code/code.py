@@ -59,7 +59,7 @@ class CodeReward(ConfiguredReward):
 
     def make(self) -> Reward:
         """Raises: SandboxUnavailable, where this machine does not isolate programs (see ``SandboxPool``)."""
-        assert self._pool is not None  # started and tried here
+        _ = self._pool  # started and tried here
         return self
 
     @cached_property

@@ -41,7 +41,7 @@ class GoalConditionedReward(BaseRewardModel):
     )
 
     def make(self) -> Reward:
-        assert self._goal_state is not None  # loaded here
+        _ = self._goal_state  # loaded here
         return super().make()
 
     @cached_property
