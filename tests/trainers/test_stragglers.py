@@ -259,6 +259,17 @@ def test_raft_goes_on_with_the_groups_that_a_dead_run_had_collected(tmp_path: Pa
     assert [r.id for r in again.stragglers.requests] == [r.id for r in trainer.stragglers.requests]
 
 
+def test_raft_trains_no_more_groups_than_a_step_has(tmp_path: Path, tiny_model_folder: Path) -> None:
+    """One rank had collected three; of two ranks, this one's share is two. The third waits with the others."""
+    make(tmp_path, tiny_model_folder, RAFTTrainer).collect_batch(0)
+    trainer = make(tmp_path, tiny_model_folder, RAFTTrainer)
+    requests = trainer.plan(trainer.sampler.next(5))
+    trainer.stragglers.enough = 2
+    whole = [group.rollouts[0].request_id for group in trainer.sample(requests)]
+    assert len(whole) == 2
+    assert sorted([*whole, *(request.id for request in trainer.stragglers.requests)]) == [r.id for r in requests]
+
+
 def test_the_budget_of_a_step(tmp_path: Path, tiny_model_folder: Path) -> None:
     schedule = [{"step": 1, "max_completion_tokens": 4}, {"step": 3, "max_completion_tokens": 9}]
     sampling = Sampling(max_completion_tokens=12)
