@@ -13,7 +13,7 @@ import torch
 from pydantic import ValidationError
 from transformers import AutoModelForCausalLM
 
-from posttrain.errors import JobError
+from posttrain.errors import CheckpointError, JobError
 from posttrain.rewards.reward import RewardInput, RewardOutput
 from posttrain.rollout.config import TransformersEngineConfig
 from posttrain.trainers.agent_r_config import AgentRConfig
@@ -308,6 +308,14 @@ def test_the_budget_of_a_step(tmp_path: Path, tiny_model_folder: Path) -> None:
 def test_settings_that_do_not_fit(config: type[PolicyTrainerConfig], keys: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         config.model_validate(keys)
+
+
+def test_a_run_without_room_does_not_go_on_with_what_was_begun(tmp_path: Path, tiny_model_folder: Path) -> None:
+    trainer = make(tmp_path, tiny_model_folder)
+    trainer.train_step()
+    make(tmp_path, tiny_model_folder, oversample=0.6).load_state_dict(trainer.state_dict())
+    with pytest.raises(CheckpointError, match=r"holds 2 groups that were begun, and trainer.oversample has room for 0"):
+        make(tmp_path, tiny_model_folder, oversample=0.0).load_state_dict(trainer.state_dict())
 
 
 def test_data_that_does_not_fit() -> None:
