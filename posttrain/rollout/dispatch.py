@@ -144,7 +144,7 @@ class Dispatcher:
     async def _ask(self, replica: Replica, pending: PendingRollout) -> dict[str, Any] | None:
         """The replica's answer; None if it is lost before."""
         body: dict[str, Any] = {"token_ids": pending.input_ids, "sampling_params": _sampling_params(pending)}
-        body["model"] = replica.adapter  # None: the base model
+        body["model"] = adapter = replica.adapter  # None: the base model
         asked = asyncio.ensure_future(self._client.post(f"{replica.url}/inference/v1/generate", json=body))
         lost = asyncio.ensure_future(replica.lost.wait())
         try:
@@ -159,6 +159,9 @@ class Dispatcher:
         if response.status_code == 400:
             sampling = pending.request.sampling
             raise EngineError(f"vLLM refuses the sampling settings {sampling}: {response.text[:300]}")
+        if adapter is not None and response.status_code == 404 and adapter in response.text:
+            self._lose(replica, f"it was restarted: {response.text[:300]}")
+            return None
         if response.status_code in (403, 404):
             raise EngineError(f"{replica.url} does not draw token ids: start it with --enable-scale-out")
         choice: dict[str, Any] = response.json()["choices"][0] if response.is_success else {"finish_reason": "abort"}

@@ -77,7 +77,7 @@ class VLLMEngine:
             self._outstanding[number] = pending
 
     def finished(self) -> Iterator[Rollout]:
-        """Rollouts as they finish. If the consumer leaves early, what is outstanding is aborted.
+        """Rollouts as they finish. If the consumer leaves early, what is outstanding is dropped.
 
         Raises:
             EngineDied: vLLM failed a second time since the last weight update, or could not be started again.
@@ -86,7 +86,7 @@ class VLLMEngine:
             while self._outstanding or self._complete:
                 yield from self._step()
         finally:
-            self._abort()
+            self._drop()
 
     def abort(self) -> None:
         """Let ``finished`` yield what is outstanding as far as it was drawn: vLLM itself would drop that."""
@@ -177,7 +177,7 @@ class VLLMEngine:
 
     def close(self) -> None:
         """End vLLM and free its memory."""
-        self._abort()
+        self._drop()
         if self.engine is not None:
             self.engine.engine_core.shutdown()
 
@@ -216,7 +216,7 @@ class VLLMEngine:
         if not self.llm.reset_prefix_cache():
             raise EngineError("vLLM did not reset its prefix cache; its rollouts would mix two policies")
 
-    def _abort(self) -> None:
+    def _drop(self) -> None:
         if self._outstanding:
             self.engine.abort_request(list(self._outstanding))
         self._outstanding, self._complete = {}, []

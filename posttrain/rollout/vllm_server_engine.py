@@ -76,7 +76,7 @@ class VLLMServerEngine:
         self._dispatcher.submit(pending_rollouts(requests, self.context_length))
 
     def finished(self) -> Iterator[Rollout]:
-        """Rollouts as they finish. If the consumer leaves early, what is outstanding is aborted.
+        """Rollouts as they finish. If the consumer leaves early, what is outstanding is dropped.
 
         Raises:
             EngineDied: no replica is left.

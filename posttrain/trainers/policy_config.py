@@ -119,5 +119,5 @@ class PolicyTrainerConfig(Config):
 
     @property
     def one_update(self) -> bool:
-        """Whether every sample is trained once, by the policy that sampled it: the ratio to it is 1."""
+        """Whether every sample is trained once: the ratio to the policy at the start of the step is 1."""
         return self.updates_per_step * self.minibatches_per_step == 1

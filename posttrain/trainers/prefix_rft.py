@@ -21,7 +21,7 @@ from posttrain.trainers.credit import scored
 from posttrain.trainers.demonstrations import Demonstrations
 from posttrain.trainers.grpo import GRPOTrainer, rewards_of
 from posttrain.trainers.prefix_metrics import prefix_metrics
-from posttrain.trainers.prefix_rft_config import PrefixRFTConfig, RatioSchedule
+from posttrain.trainers.prefix_rft_config import PrefixRFTConfig
 from posttrain.training.packing import MicroBatch
 from posttrain.training.update import LossOutput
 from posttrain.types import Example, Origin, Rollout, RolloutGroup, RolloutRequest, TrainingSample
@@ -69,7 +69,7 @@ class PrefixRFTTrainer(GRPOTrainer):
     def _hybrid(self, request: RolloutRequest, number: int) -> RolloutRequest:
         draw = random.Random(derive_seed(request.seed, "prefix", number))
         demonstration = self.demonstrations.draw(request.example, draw)
-        low, high = sorted((self._bound(self.config.prefix_ratio_low), self._bound(self.config.prefix_ratio_high)))
+        low, high = sorted(self._bounds(self.collecting))
         ratio = low + (high - low) * draw.betavariate(*self.config.prefix_ratio_beta)
         room = request.sampling.max_completion_tokens - self.config.min_continuation_tokens
         length = prefix_length(ratio, len(demonstration), self.config.min_prefix_tokens, room) if high > 0 else 0
@@ -77,9 +77,12 @@ class PrefixRFTTrainer(GRPOTrainer):
         prefix = demonstration[:length]
         return replace(request, id=f"{request.id}.prefix{number}", n=1, seed=seed, prefix_ids=prefix)
 
-    def _bound(self, bound: RatioSchedule) -> float:
-        progress = self.collecting / (bound.steps or self.config.steps)
-        return scheduled(bound.schedule, bound.initial, bound.final, progress)
+    def _bounds(self, step: int) -> list[float]:
+        """low_k and high_k of ``step``."""
+        return [
+            scheduled(bound.schedule, bound.initial, bound.final, step / (bound.steps or self.config.steps))
+            for bound in (self.config.prefix_ratio_low, self.config.prefix_ratio_high)
+        ]
 
     def advantages(self, groups: Sequence[Sequence[Rollout]]) -> list[Tensor]:
         """``joint``: GRPO's, over all rollouts. ``prefix_baseline``: the policy's own among themselves, and a hybrid's
@@ -96,10 +99,8 @@ class PrefixRFTTrainer(GRPOTrainer):
         finished = [
             self._with_prefix(s, weights[s.id], *statistics[s.id]) if s.id in statistics else s for s in samples
         ]
-        self.prefix_metrics = prefix_metrics(groups, finished, statistics) | {
-            "prefix/ratio_low": self._bound(self.config.prefix_ratio_low),
-            "prefix/ratio_high": self._bound(self.config.prefix_ratio_high),
-        }
+        bounds = zip(("prefix/ratio_low", "prefix/ratio_high"), self._bounds(self.step), strict=True)
+        self.prefix_metrics = prefix_metrics(groups, finished, statistics) | dict(bounds)
         return finished
 
     def prefix_statistics(self, samples: Sequence[TrainingSample]) -> dict[str, tuple[list[float], list[float]]]:

@@ -65,7 +65,7 @@ class RAFTTrainer(PolicyTrainer):
         if self.candidates is not None:
             return self.candidates.groups(requests, self.tokenizer, self.reward)
         collected = CollectedGroups(self.folder / "collected", self.step, self.accelerator.process_index)
-        restored = collected.restore(requests)
+        restored = collected.restore(requests)[: self.stragglers.enough]  # fewer ranks may have left more
         done = {group.rollouts[0].request_id for group in restored}
         self.stragglers.enough -= len(done)
         missing = {request.id: request for request in requests if request.id not in done}

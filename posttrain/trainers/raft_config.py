@@ -67,10 +67,10 @@ class RAFTConfig(PolicyTrainerConfig):
                 "candidates, importance_sampling is none, kl_rank_coef 0, measure_kl false, and there is no "
                 "importance_correction, oversample or budget_schedule"
             )
-        if self.restart == "initial" and self.importance_sampling != "none":
+        if self.restart == "initial" and (self.importance_sampling != "none" or self.correction is not None):
             raise ValueError(
                 "restart initial trains a policy that did not sample: there is no ratio to take; "
-                "importance_sampling is none"
+                "importance_sampling is none, and with oversample importance_correction too"
             )
         return self
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from posttrain.errors import JobError
+from posttrain.errors import CheckpointError, JobError
 from posttrain.rollout.engine import RolloutEngine
 from posttrain.trainers.policy_config import PolicyTrainerConfig
 from posttrain.types import Example, Rollout, RolloutRequest
@@ -97,8 +97,17 @@ class Stragglers:
         return plain
 
     def load_state_dict(self, state: list[dict[str, Any]]) -> None:
-        """Restore ``state_dict``."""
+        """Restore ``state_dict``.
+
+        Raises:
+            CheckpointError: it holds more groups than are begun beside a step's own.
+        """
         self.requests = _REQUESTS.validate_python(state)
+        if self.missing < 0:
+            raise CheckpointError(
+                f"the checkpoint holds {self.groups} groups that were begun, and trainer.oversample has room for "
+                f"{self.spare}: resume with the oversample and prompts_per_step of the run that wrote it"
+            )
 
 
 def _has_ended(rollout: Rollout) -> bool:

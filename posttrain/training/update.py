@@ -125,7 +125,8 @@ class Update:
             for name, value in {"loss": output.loss, **output.metrics}.items():
                 sums[name] = sums.get(name, 0.0) + value.detach().double()
         totals = self._reduced(sums)
-        return totals.pop("loss"), totals, gather_lists(self.accelerator, offending)
+        everywhere = dict.fromkeys(gather_lists(self.accelerator, offending))  # ranks that share tokens tell the same
+        return totals.pop("loss"), totals, list(everywhere)
 
     @contextmanager
     def _synchronised(self, last: bool) -> Iterator[None]:

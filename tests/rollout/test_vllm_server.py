@@ -180,15 +180,15 @@ def test_a_port_in_use(policy_folder: Path) -> None:
 
 @pytest.fixture
 def answering(serve: Callable[..., None]) -> Callable[[dict[str, Any]], str]:
-    """``answering({path: JSON, ...})``: the address of a server that answers so, and 404 elsewhere."""
+    """``answering({path: JSON, ...})``: the address of a server that answers so; 404 with an "error" and elsewhere."""
 
     def start(answers: dict[str, Any]) -> str:
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 self.rfile.read(int(self.headers.get("Content-Length", 0)))
-                known = self.path in answers
-                body = json.dumps(answers.get(self.path, {"detail": "Not Found"})).encode()
-                self.send_response(200 if known else 404)
+                answer = answers.get(self.path, {"error": "Not Found"})
+                body = json.dumps(answer).encode()
+                self.send_response(404 if "error" in answer else 200)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
                 self.wfile.write(body)
@@ -269,6 +269,21 @@ def test_a_replica_that_goes_down_gives_its_rollouts_away(
     dispatcher.submit(pending)
     assert [choice["token_ids"] for _, choice in dispatcher.drawn()] == [[7]] * 8
     assert (going.lost.is_set(), staying.lost.is_set(), staying.load) == (True, False, 0)
+    dispatcher.close()
+
+
+def test_a_replica_that_was_restarted_without_the_adapter_is_lost(
+    answering: Callable[[dict[str, Any]], str], make_request: Make
+) -> None:
+    choice = {"token_ids": [7], "finish_reason": "length", "logprobs": None}
+    unknown = {"error": {"message": "The model `policy_b7` does not exist. Valid aliases: policy."}}
+    again = Replica(answering({"/inference/v1/generate": unknown}), None, 5)
+    staying = Replica(answering({"/inference/v1/generate": {"choices": [choice]}}), None, 5)
+    again.adapter = staying.adapter = "policy_b7"
+    dispatcher = Dispatcher([again, staying], stall_s=60, rollout_deadline_s=60, revive=lambda replica: None)
+    dispatcher.submit(pending_rollouts([make_request([70], group=number) for number in range(4)], 256))
+    assert [choice["token_ids"] for _, choice in dispatcher.drawn()] == [[7]] * 4
+    assert (again.lost.is_set(), staying.lost.is_set()) == (True, False)
     dispatcher.close()
 
 

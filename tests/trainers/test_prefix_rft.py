@@ -344,6 +344,14 @@ def test_hybrids_are_reported_beside_the_policys_own(tmp_path: Path, tiny_model_
     assert {"prefix/own_reward", "prefix/hybrid_reward"} <= metrics.keys()
 
 
+def test_the_bounds_that_are_reported_are_those_of_the_trained_step(tmp_path: Path, tiny_model_folder: Path) -> None:
+    """Also while the next step is sampled beside it."""
+    falling = {"initial": 0.9, "final": 0.1, "schedule": "linear"}
+    trainer = make(PrefixRFTTrainer, tmp_path, tiny_model_folder, max_staleness=1, prefix_ratio_low=falling)
+    reported = [trainer.train_step()[0]["prefix/ratio_low"] for _ in range(3)]
+    assert reported == pytest.approx([0.9, 0.7, 0.5])
+
+
 # ---- bad demonstrations ----------------------------------------------------------------------------------------------
 
 

@@ -474,6 +474,8 @@ def test_a_candidate_of_several_examples_is_refused(row: dict[str, str], tmp_pat
         ({"candidates": "x.jsonl", "importance_sampling": "token"}, "no log-probs of this policy"),
         ({"candidates": "x.jsonl", "measure_kl": True}, "no log-probs of this policy"),
         ({"restart": "initial", "importance_sampling": "token"}, "did not sample"),
+        ({"restart": "initial", "importance_correction": "token_mask"}, "did not sample"),
+        ({"restart": "initial", "oversample": 0.5}, "with oversample importance_correction too"),
     ],
 )
 def test_settings_that_cannot_work(keys: dict[str, Any], message: str) -> None:

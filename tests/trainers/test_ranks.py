@@ -188,6 +188,23 @@ def test_two_ranks_sample_ahead_as_one_does(tmp_path: Path) -> None:
     assert (again / model).read_bytes() == (whole / model).read_bytes()
 
 
+@pytest.mark.slow
+def test_ranks_that_share_tokens_weigh_stale_ones_as_one_rank_does(tmp_path: Path) -> None:
+    """In the update's own forward pass, whose log-probs each has gathered; no metric counts a token twice."""
+    heads = "model.tiny={hidden_size: 64, intermediate_size: 64, layers: 1, heads: 2, key_value_heads: 1}"
+    settings = ("trainer.max_staleness=1", "trainer.importance_cap=1.05", "trainer.entropy_coef=0.01", heads)
+    alone, shared = tmp_path / "alone", tmp_path / "shared"
+    run_job(load_job(tmp_path / "job.yaml", [f"run.folder={alone}", *settings]))
+    end(start(shared, *settings, "model.sequence_parallel=2"), 0, 0)
+    one, two = (
+        [{name: v for name, v in line.items() if name.startswith("policy/")} for line in read_metrics(folder)[1:]]
+        for folder in (alone, shared)
+    )
+    assert [line["policy/importance_cut_fraction"] > 0.1 for line in one] == [False, True, True, True]
+    for line, expected in zip(two, one, strict=True):
+        assert line == pytest.approx(expected, abs=1e-5)
+
+
 def texts(folder: Path, step: int) -> list[str]:
     return [rollout["text"] for group in read_rollouts(folder, step) for rollout in group["rollouts"]]
 

@@ -13,7 +13,7 @@ import torch
 from pydantic import ValidationError
 from transformers import AutoModelForCausalLM
 
-from posttrain.errors import JobError
+from posttrain.errors import CheckpointError, JobError
 from posttrain.rewards.reward import RewardInput, RewardOutput
 from posttrain.rollout.config import TransformersEngineConfig
 from posttrain.trainers.agent_r_config import AgentRConfig
@@ -259,6 +259,17 @@ def test_raft_goes_on_with_the_groups_that_a_dead_run_had_collected(tmp_path: Pa
     assert [r.id for r in again.stragglers.requests] == [r.id for r in trainer.stragglers.requests]
 
 
+def test_raft_trains_no_more_groups_than_a_step_has(tmp_path: Path, tiny_model_folder: Path) -> None:
+    """One rank had collected three; of two ranks, this one's share is two. The third waits with the others."""
+    make(tmp_path, tiny_model_folder, RAFTTrainer).collect_batch(0)
+    trainer = make(tmp_path, tiny_model_folder, RAFTTrainer)
+    requests = trainer.plan(trainer.sampler.next(5))
+    trainer.stragglers.enough = 2
+    whole = [group.rollouts[0].request_id for group in trainer.sample(requests)]
+    assert len(whole) == 2
+    assert sorted([*whole, *(request.id for request in trainer.stragglers.requests)]) == [r.id for r in requests]
+
+
 def test_the_budget_of_a_step(tmp_path: Path, tiny_model_folder: Path) -> None:
     schedule = [{"step": 1, "max_completion_tokens": 4}, {"step": 3, "max_completion_tokens": 9}]
     sampling = Sampling(max_completion_tokens=12)
@@ -297,6 +308,14 @@ def test_the_budget_of_a_step(tmp_path: Path, tiny_model_folder: Path) -> None:
 def test_settings_that_do_not_fit(config: type[PolicyTrainerConfig], keys: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         config.model_validate(keys)
+
+
+def test_a_run_without_room_does_not_go_on_with_what_was_begun(tmp_path: Path, tiny_model_folder: Path) -> None:
+    trainer = make(tmp_path, tiny_model_folder)
+    trainer.train_step()
+    make(tmp_path, tiny_model_folder, oversample=0.6).load_state_dict(trainer.state_dict())
+    with pytest.raises(CheckpointError, match=r"holds 2 groups that were begun, and trainer.oversample has room for 0"):
+        make(tmp_path, tiny_model_folder, oversample=0.0).load_state_dict(trainer.state_dict())
 
 
 def test_data_that_does_not_fit() -> None:
