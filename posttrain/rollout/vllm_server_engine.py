@@ -15,6 +15,7 @@ from posttrain.errors import EngineDied, EngineError, WeightSyncError
 from posttrain.rollout.config import VLLMServerEngineConfig
 from posttrain.rollout.dispatch import Dispatcher
 from posttrain.rollout.fingerprint import fingerprint_mismatches
+from posttrain.rollout.head_shares import head_shares
 from posttrain.rollout.pending import PendingRollout, in_request_order, pending_rollouts
 from posttrain.rollout.replica import Replica, ReplicaLost, ServerProcess, is_healthy
 from posttrain.rollout.transfer import checked
@@ -47,7 +48,12 @@ class VLLMServerEngine:
             raise EngineError(f"the rollout engine cannot load a model from {str(model_path)!r}: {error}") from error
         self.model = model_summary(model)
         if config.tensor_parallel > 1 and not config.urls:
-            _check_heads(model.get_text_config(), config.tensor_parallel)
+            fitting = head_shares(model.get_text_config())
+            if config.tensor_parallel not in fitting:
+                raise EngineError(
+                    f"engine.tensor_parallel: the model's heads cannot be shared by {config.tensor_parallel} workers; "
+                    f"take {', '.join(map(str, fitting))}"
+                )
         self._folder = Path(tempfile.mkdtemp(prefix="posttrain_server_"))
         self._transfer = _transfer(config, config.weights_folder or self._folder)
         self._fingerprint: Mapping[str, float] = {}
@@ -209,14 +215,6 @@ def _transfer(config: VLLMServerEngineConfig, folder: Path) -> FileTransfer | NC
     if config.max_lora_rank is not None:
         return AdapterTransfer(folder, config.max_lora_rank)
     return NCCLTransfer() if config.weight_transfer == "nccl" else FileTransfer(folder)
-
-
-def _check_heads(model: Any, workers: int) -> None:
-    heads = model.num_attention_heads
-    shared = getattr(model, "num_key_value_heads", None) or heads
-    fit = [n for n in range(1, heads + 1) if heads % n == 0 and (shared % n == 0 or n % shared == 0)]
-    if workers not in fit:
-        raise EngineError(f"engine.tensor_parallel is {workers}, the model's {heads} heads are shared by one of {fit}")
 
 
 def _check_alike(replica: Replica, numbers: Mapping[str, float], expected: Mapping[str, float]) -> None:

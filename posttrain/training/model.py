@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 
 from posttrain.errors import JobError
 from posttrain.objectives.logprobs import token_logprobs
+from posttrain.rollout.head_shares import head_shares
 from posttrain.rollout.weight_sync import policy_buckets, whole_adapter
 from posttrain.training.accelerator import loading_shards
 from posttrain.training.model_config import LoRAConfig, ModelConfig
@@ -105,7 +106,12 @@ def load_causal_lm(path: str | Path, config: ModelConfig) -> nn.Module:
             )
     except OSError as error:
         raise JobError(f"model.path: cannot load {str(path)!r}: {error}") from error
-    _check_heads(model.config, config.sequence_parallel)
+    size = config.sequence_parallel
+    if size > 1 and size not in (fitting := head_shares(model.config)):
+        raise JobError(
+            f"model.sequence_parallel: the model's {model.config.num_attention_heads} heads cannot be shared by {size} "
+            f"ranks; take {', '.join(map(str, fitting))}"
+        )
     if config.attention == "packed_sdpa":
         enable_packed_attention(model)
     else:
@@ -116,17 +122,6 @@ def load_causal_lm(path: str | Path, config: ModelConfig) -> nn.Module:
         if isinstance(module, nn.Dropout):
             module.p = 0.0  # the policy that is updated must be the policy that sampled
     return model
-
-
-def _check_heads(model: Any, size: int) -> None:
-    """Whether ``size`` ranks can share the heads of attention."""
-    heads, narrow = model.num_attention_heads, getattr(model, "num_key_value_heads", model.num_attention_heads)
-    fitting = [n for n in range(1, heads + 1) if heads % n == 0 and (narrow % n == 0 or n % narrow == 0)]
-    if size not in fitting:
-        raise JobError(
-            f"model.sequence_parallel: {heads} heads over {narrow} of keys cannot be shared by {size} ranks; take "
-            f"{', '.join(map(str, fitting))}"
-        )
 
 
 def add_adapter(causal_lm: Any, config: LoRAConfig, task_type: str = "CAUSAL_LM") -> nn.Module:
