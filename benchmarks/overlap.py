@@ -84,7 +84,8 @@ def main() -> None:
         folder = Path(name)
         model = create_tiny_model(folder / "model", TinyModelConfig())
         os.sched_setaffinity(0, {server_core})  # inherited by the server
-        server = ServerProcess(str(model), VLLMServerEngineConfig(max_num_seqs=64), 0, 0, folder / "server.log")
+        settings = VLLMServerEngineConfig(max_num_seqs=options.prompts * GROUP)
+        server = ServerProcess(str(model), settings, 0, 0, folder / "server.log")
         try:
             server.start()
             os.sched_setaffinity(0, {own_core})
