@@ -184,8 +184,9 @@ def test_an_aborted_rollout_can_be_gone_on_with(
     short = make_request(PROMPTS[0], temperature=0, max_completion_tokens=2)
     long = make_request(PROMPTS[0], n=2, prefix_ids=[100, 50], temperature=0, max_completion_tokens=200)
     uncut = engine.generate([long])
-    engine.submit([long, short])
-    drawn: dict[str, list[Rollout]] = {long.id: [], short.id: []}
+    beside = make_request(PROMPTS[1], n=24, temperature=0, max_completion_tokens=200)  # slows the long ones down
+    engine.submit([short, long, beside])
+    drawn: dict[str, list[Rollout]] = {long.id: [], short.id: [], beside.id: []}
     for rollout in engine.finished():
         drawn[rollout.request_id].append(rollout)
         if rollout.request_id == short.id:
