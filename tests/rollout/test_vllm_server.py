@@ -103,7 +103,7 @@ class TestFaults:
         requests = greedy(make_request)
         vllm_server.submit(requests)
         vllm_server._dispatcher.settle()
-        assert min(replica.load for replica in vllm_server.replicas) > 20
+        assert min(replica.load for replica in vllm_server.replicas) > 0
         os.killpg(first.process.process.pid, signal.SIGKILL)
         rollouts = list(vllm_server.finished())
         place = {request.id: number for number, request in enumerate(requests)}
