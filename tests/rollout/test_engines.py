@@ -192,19 +192,22 @@ def test_an_aborted_rollout_can_be_gone_on_with(
         if rollout.request_id == short.id:
             engine.abort()
     (_,), aborted = drawn[short.id], drawn[long.id]
-    begun = next(each for each in aborted if each.index == 1)
-    length = len(begun.completion_ids)
-    assert {each.finish_reason for each in aborted} == {"aborted"} and len(aborted) == 2
-    assert 2 <= length < len(uncut[1].completion_ids) and begun.action_mask == [0, 0] + [1] * (length - 2)
+    begun = next(each for each in aborted if each.finish_reason == "aborted")
+    length, own, other = len(begun.completion_ids), begun.index, 1 - begun.index
+    assert len(aborted) == 2 and (
+        isinstance(engine, VLLMServerEngine)  # on a busy machine one of two may have ended there
+        or {each.finish_reason for each in aborted} == {"aborted"}
+    )
+    assert 2 <= length < len(uncut[own].completion_ids) and begun.action_mask == [0, 0] + [1] * (length - 2)
 
-    (rest,) = engine.generate([replace(long, begun={0: uncut[0], 1: begun})])
-    assert (rest.index, rest.completion_ids, rest.text) == (1, uncut[1].completion_ids, uncut[1].text)
-    assert (rest.action_mask, rest.finish_reason) == (uncut[1].action_mask, uncut[1].finish_reason)
-    assert rest.logprobs == pytest.approx(uncut[1].logprobs, abs=1e-4)
+    (rest,) = engine.generate([replace(long, begun={other: uncut[other], own: begun})])
+    assert (rest.index, rest.completion_ids, rest.text) == (own, uncut[own].completion_ids, uncut[own].text)
+    assert (rest.action_mask, rest.finish_reason) == (uncut[own].action_mask, uncut[own].finish_reason)
+    assert rest.logprobs == pytest.approx(uncut[own].logprobs, abs=1e-4)
 
     perturb(policy, seed=3)
     sync_weights(policy, engine, version=1)
-    (mixed,) = engine.generate([replace(long, begun={0: uncut[0], 1: begun})])
+    (mixed,) = engine.generate([replace(long, begun={other: uncut[other], own: begun})])
     assert mixed.versions == [0] * length + [1] * (len(mixed.completion_ids) - length)
     assert mixed.completion_ids[:length] == begun.completion_ids and mixed.logprobs[:length] == begun.logprobs
     expected = sampled_logprobs(logits_before(policy, mixed), mixed)
